@@ -1,0 +1,1 @@
+"""A project that runs by itself: generated surfaces and a simulated annotator."""

@@ -1,0 +1,72 @@
+"""The errors that labelclimb raises on purpose.
+
+LabelclimbError
+|-- SettingsError          a setting is missing or wrong            (exit 2)
+|-- InvalidPayload         the caller sent something unusable       (400)
+|-- NotAuthorised          wrong or missing credentials             (401)
+|-- UnknownThing           no such project, task, version, strategy (404)
+|-- LabelConfigError       the label config cannot be served        (422)
+|-- ImageError             an image cannot be fetched or decoded    (422)
+|-- LabelStudioError       Label Studio refused or is down          (502)
+|-- QueueError             Redis is down                            (503)
+`-- CorruptVersion         a version's files do not match digests   (500)
+"""
+
+from __future__ import annotations
+
+
+class LabelclimbError(Exception):
+    """Root of all errors that we raise on purpose; its text says what, the value and the fix."""
+
+
+class SettingsError(LabelclimbError):
+    """A setting is missing or has a value that cannot work."""
+
+
+class InvalidPayload(LabelclimbError):
+    """A request or event that does not have the documented form."""
+
+
+class NotAuthorised(LabelclimbError):
+    """Wrong or missing credentials."""
+
+
+class UnknownThing(LabelclimbError):
+    """A project, task, version or strategy that does not exist here."""
+
+
+class LabelConfigError(LabelclimbError):
+    """A label config without a control that labelclimb can serve."""
+
+
+class ImageError(LabelclimbError):
+    """An image that cannot be fetched or decoded."""
+
+
+class LabelStudioError(LabelclimbError):
+    """Label Studio refused a call or cannot be reached; `status` is None when it is down."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class QueueError(LabelclimbError):
+    """Redis cannot be reached."""
+
+
+class CorruptVersion(LabelclimbError):
+    """A version's files are missing or do not match their digests."""
+
+
+HTTP_STATUS: dict[type[LabelclimbError], int] = {
+    SettingsError: 500,
+    InvalidPayload: 400,
+    NotAuthorised: 401,
+    UnknownThing: 404,
+    LabelConfigError: 422,
+    ImageError: 422,
+    LabelStudioError: 502,
+    QueueError: 503,
+    CorruptVersion: 500,
+}

@@ -1,0 +1,201 @@
+"""The records that pass between the parts: plain, frozen, free of SQL and HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+OutcomeKind = Literal["accepted", "modified", "rejected", "missed"]
+WeakLabelSource = Literal[
+    "click", "accepted", "added", "removed", "rejected", "missed", "background"
+]
+VersionState = Literal["challenger", "champion", "rejected", "retired"]
+JobState = Literal["queued", "running", "gating", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Label Studio project that labelclimb serves.
+
+    champion: number of the version in use, None before the first training.
+    published: Label Studio's name of the predictions now shown ("v7", "v7.2"), None before.
+    strategy, train_after, quiet_s, max_wait_s: see docs/strategies and `loop.policy`.
+    train_requested_at: somebody pressed "Start Training" and no training has answered it yet.
+    rerank_requested: the order must be published anew although the weights are the same.
+    """
+
+    id: int
+    title: str
+    label_config: str
+    champion: int | None = None
+    published: str | None = None
+    revision: int = 0
+    strategy: str = "entropy"
+    train_after: int = 20
+    quiet_s: float = 30.0
+    train_requested_at: datetime | None = None
+    rerank_requested: bool = False
+    last_snapshot: str | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image; `image` is the raw URI of the task's data, (project, id, image) its identity."""
+
+    project: int
+    id: int
+    image: str
+    created_at: datetime | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    problem: str | None = None  # why no proposal can be made: "cannot decode image: ..."
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The newest known state of one annotation, as Label Studio wrote it."""
+
+    id: int
+    project: int
+    task: int
+    updated_at: datetime
+    result: tuple[Mapping[str, Any], ...]
+    was_cancelled: bool = False
+    lead_time_s: float | None = None
+    annotator: int | None = None
+    bulk: bool = False
+    deleted: bool = False
+
+
+@dataclass(frozen=True)
+class ProposedRegion:
+    """One region that was sent to Label Studio, kept for ever under its id.
+
+    rle: Label Studio's brush RLE of the mask at natural size.
+    number: the version's number; the id is "v<number>-<task>-<n>".
+    """
+
+    region_id: str
+    project: int
+    task: int
+    number: int
+    class_name: str
+    height_px: int
+    width_px: int
+    rle: bytes
+    score: float
+
+
+@dataclass(frozen=True)
+class TaskEvidence:
+    """What a version computed of a task beside its masks; arrays as in `models.base.Evidence`."""
+
+    project: int
+    task: int
+    number: int
+    classes: tuple[str, ...]
+    tile_probs: tuple[tuple[float, ...], ...]
+    embedding: tuple[float, ...]
+    stats: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """What an annotator did with the proposal of a class on a task, with its evidence.
+
+    iou: of proposal and final mask, in [0, 1]; edit_seconds: cleaned, None when unknown;
+    trust in [0, 1]; version: number whose proposal was on screen, None when there was none.
+    """
+
+    project: int
+    task: int
+    annotation: int
+    class_name: str
+    outcome: OutcomeKind
+    iou: float
+    pixels_added: int
+    pixels_removed: int
+    edit_seconds: float | None
+    annotator: int | None
+    version: int | None
+    trust: float
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class WeakLabel:
+    """A point that trains a class, with its provenance; pixels of the upright image."""
+
+    project: int
+    task: int
+    annotation: int
+    class_name: str
+    x_px: float
+    y_px: float
+    positive: bool
+    source: WeakLabelSource
+    weight: float = 1.0
+    trust: float = 1.0
+
+
+@dataclass(frozen=True)
+class VerifiedMask:
+    """The final mask of a class on an annotated task; an empty mask says "verified: none"."""
+
+    project: int
+    task: int
+    annotation: int
+    class_name: str
+    height_px: int
+    width_px: int
+    rle: bytes
+
+
+@dataclass(frozen=True)
+class Version:
+    """An immutable set of trained weights; `gate` holds the decision with its numbers."""
+
+    project: int
+    number: int
+    state: VersionState
+    pipeline: str
+    snapshot: str
+    created_at: datetime
+    classes: tuple[str, ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the version's name in Label Studio and in region ids."""
+        return f"v{self.number}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A unit of background work that people can watch."""
+
+    id: str
+    project: int
+    kind: str
+    state: JobState
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class InboxEvent:
+    """One acknowledged webhook or reconciled change, waiting for its worker."""
+
+    id: int
+    action: str
+    payload: Mapping[str, Any]
+    received_at: datetime
+    source: Literal["webhook", "reconciler"] = "webhook"
+    attempts: int = 0
+    error: str | None = None

@@ -1,0 +1,1 @@
+"""The HTTP door: ML backend protocol and management API."""

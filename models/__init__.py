@@ -1,0 +1,1 @@
+"""Images to arrays: networks, attribution, refinement, pipelines."""

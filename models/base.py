@@ -1,0 +1,198 @@
+"""What every pipeline takes and gives: images and weak points in, masks and evidence out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB, upright
+Mask = npt.NDArray[np.bool_]  # (H, W)
+HeatMap = npt.NDArray[np.float32]  # (H, W), larger = more defect
+
+PIPELINES = ("advcam",)
+
+
+@dataclass(frozen=True)
+class WeakPoint:
+    """A point that says of one class: a defect is here (positive) or none is near (negative)."""
+
+    class_name: str
+    x_px: float
+    y_px: float
+    positive: bool
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its weak points, and verified masks where a person has corrected them.
+
+    key: unique and stable (the task id); orders samples, so that results do not depend on theirs.
+    load: decodes the image when called; (H, W, 3) uint8 RGB, upright.
+    masks: class name -> (H, W) bool, verified by a person; all-False means "verified: none here".
+    """
+
+    key: str
+    load: Callable[[], Image]
+    points: tuple[WeakPoint, ...]
+    masks: Mapping[str, Callable[[], Mask]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class to be served and its settings; None = what the version chose for itself.
+
+    refine: name of a refinement (`models.refine.names()`).
+    iterations: as the papers count; 1 = plain CAM, 2 = one climb.
+    threshold: on the heat map normalised per image to [0, 1].
+    min_area_px: smaller connected regions are dropped.
+    """
+
+    name: str
+    refine: str | None = None
+    iterations: int | None = None
+    threshold: float | None = None
+    min_area_px: int | None = None
+
+
+@dataclass(frozen=True)
+class ClassProposal:
+    """The mask of one class.
+
+    score: confidence in [0, 1] that the class is present (largest window probability).
+    heat: attribution in [0, 1], normalised per image; present only when asked for.
+    """
+
+    class_name: str
+    mask: Mask
+    score: float
+    heat: HeatMap | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What strategies and the difficulty model read of one image.
+
+    tile_probs: (T, C) float32, probability of class c in window t; C in the order of `classes`.
+    embedding: (D,) float32, pooled features.
+    stats: per class `area_px`, `outline_px`, `components`, `heat_sharpness` of its proposal.
+    """
+
+    classes: tuple[str, ...]
+    tile_probs: npt.NDArray[np.float32]
+    embedding: npt.NDArray[np.float32]
+    stats: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class TaskProposal:
+    """All proposals for one image."""
+
+    proposals: tuple[ClassProposal, ...]
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands; `step` of `steps` within `stage`, over all classes in `fraction`."""
+
+    stage: str
+    class_name: str
+    step: int
+    steps: int
+    fraction: float
+    loss: float | None = None
+    f_measure: float | None = None
+    seconds_left: float | None = None
+
+
+Report = Callable[[Progress], None]  # may raise to cancel the training
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Size and length of a training; `cpu` and `gpu` are in `models.training.PROFILES`.
+
+    encoder_weights: a safetensors file in timm's names, "hub" to let timm download, or None
+        (random weights).
+    max_steps: optimiser steps per class of a fresh training; `warm_steps` when it starts from
+        another version.
+    """
+
+    name: str
+    encoder: str
+    decoder_widths: tuple[int, int]
+    crop_px: int
+    crops_per_click: int
+    batch: int
+    max_steps: int
+    warm_steps: int
+    learning_rate: float
+    weight_decay: float
+    bf16: bool
+    compile: bool
+    tile_px: int
+    encoder_weights: str | None = None
+
+
+class Fitted(Protocol):
+    """A trained pipeline: immutable, deterministic on CPU."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names it was trained for."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """JSON-able figures of its training, per class."""
+
+    def propose(
+        self, image: Image, *, specs: Sequence[ClassSpec], heat: bool = False
+    ) -> TaskProposal:
+        """Propose masks for the classes of `specs` that it knows; others are left out."""
+
+    def save(self, folder: Path) -> None:
+        """Write safetensors and JSON into an existing empty folder."""
+
+
+class Pipeline(Protocol):
+    """A method: how to train one and how to load what was saved."""
+
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        *,
+        specs: Sequence[ClassSpec],
+        profile: Profile,
+        seed: int,
+        device: str,
+        report: Report,
+        warm_start: Fitted | None = None,
+    ) -> Fitted:
+        """Train on weak points; raises `models.base.NotEnoughLabels` when a class cannot start."""
+
+    def load(self, folder: Path, *, device: str) -> Fitted:
+        """Load what `Fitted.save` wrote."""
+
+
+class NotEnoughLabels(ValueError):
+    """No class has both positive and negative weak points."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all pipelines."""
+    return PIPELINES
+
+
+def get(name: str) -> Pipeline:
+    """Return the pipeline of this name; raises ValueError naming the known ones."""
+    if name not in PIPELINES:
+        raise ValueError(f"unknown pipeline {name!r}; known: {', '.join(PIPELINES)}")
+    pipeline: Pipeline = importlib.import_module(f"models.pipelines.{name}").PIPELINE
+    return pipeline

@@ -1,0 +1,1 @@
+"""Image in, per-class heat map, mask and score out."""

@@ -1,0 +1,1 @@
+"""Which task next: arrays in, utilities out."""
