@@ -1,0 +1,55 @@
+"""Networks for tests: a small real one with scores around zero, and one that sees brightness."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.unet import TruncatedUNet
+
+
+def small_network(seed: int = 0, encoder: str = "resnet18", classes: int = 1) -> TruncatedUNet:
+    """Random weights, batch-norm statistics as after training, scores balanced around zero."""
+    return copy.deepcopy(_small_network(seed, encoder, classes))
+
+
+@cache
+def _small_network(seed: int, encoder: str, classes: int) -> TruncatedUNet:
+    torch.manual_seed(seed)
+    network = TruncatedUNet(encoder, (8, 8), classes=classes)
+    pictures = torch.rand(4, 3, 48, 48)
+    with torch.no_grad():
+        for _ in range(30):
+            network(pictures)
+        network.eval()
+        mean = network.features(pictures).mean(dim=(0, 2, 3))  # (D,)
+        weight = network.head.weight.view(classes, -1)
+        weight -= (weight @ mean / (mean @ mean)).unsqueeze(1) * mean
+    return network
+
+
+class Brightness(TruncatedUNet):
+    """Score = brightness - 0.5 of the pixel itself; positive = brighter than mid grey."""
+
+    def __init__(self) -> None:
+        super().__init__("resnet18", (2, 2))
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([1.0, -1.0]).view(1, 2, 1, 1))
+        self.seen: list[tuple[int, int]] = []
+
+    @property
+    def halo_px(self) -> int:
+        return 0
+
+    def features(self, x: Tensor) -> Tensor:
+        self.seen.append((x.shape[-2], x.shape[-1]))
+        contrast = x.mean(dim=1, keepdim=True) - 0.5
+        return torch.cat((contrast.relu(), (-contrast).relu()), dim=1)
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    """Copy of all parameters and buffers."""
+    return {key: value.clone() for key, value in network.state_dict().items()}
