@@ -9,6 +9,7 @@ LabelclimbError
 |-- ImageError             an image cannot be fetched or decoded    (422)
 |-- LabelStudioError       Label Studio refused or is down          (502)
 |-- QueueError             Redis is down                            (503)
+|-- ChildFailed            a supervised process died or never woke  (500)
 `-- CorruptVersion         a version's files do not match digests   (500)
 """
 
@@ -55,6 +56,10 @@ class QueueError(LabelclimbError):
     """Redis cannot be reached."""
 
 
+class ChildFailed(LabelclimbError):
+    """A supervised process died or was not ready in time; the text ends with its last log lines."""
+
+
 class CorruptVersion(LabelclimbError):
     """A version's files are missing or do not match their digests."""
 
@@ -68,5 +73,6 @@ HTTP_STATUS: dict[type[LabelclimbError], int] = {
     ImageError: 422,
     LabelStudioError: 502,
     QueueError: 503,
+    ChildFailed: 500,
     CorruptVersion: 500,
 }

@@ -21,9 +21,11 @@ class Project:
 
     champion: number of the version in use, None before the first training.
     published: Label Studio's name of the predictions now shown ("v7", "v7.2"), None before.
+    revision: of `published`, from 1; pushing: a name being pushed, left over after a crash.
     strategy, train_after, quiet_s, max_wait_s: see docs/strategies and `loop.policy`.
     train_requested_at: somebody pressed "Start Training" and no training has answered it yet.
-    rerank_requested: the order must be published anew although the weights are the same.
+    last_snapshot, last_snapshot_at: digest and moment of the newest training set.
+    order_wanted, order_shown: count the requests for a new order and the last one published.
     """
 
     id: int
@@ -32,12 +34,16 @@ class Project:
     champion: int | None = None
     published: str | None = None
     revision: int = 0
+    pushing: str | None = None
     strategy: str = "entropy"
-    train_after: int = 20
+    train_after: int = 100
     quiet_s: float = 30.0
+    max_wait_s: float = 900.0
     train_requested_at: datetime | None = None
-    rerank_requested: bool = False
+    order_wanted: int = 0
+    order_shown: int = 0
     last_snapshot: str | None = None
+    last_snapshot_at: datetime | None = None
     created_at: datetime | None = None
 
 

@@ -1,0 +1,390 @@
+"""Job queues: the only place that knows rq and Redis. Names and plain values travel, as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import LockError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry as RedisRetry
+from rq import Callback, Queue, Retry, SimpleWorker, Worker
+from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.results import Result
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
+from rq.utils import current_timestamp
+
+from backend.embedded_redis import embedded_server
+from backend.errors import QueueError
+
+__all__ = ["Outcome", "Queues", "embedded_server", "redacted"]
+
+Outcome = Literal["finished", "failed", "timeout"]
+
+BACKOFF_S = (2, 10, 60)  # between the retries of a failed job
+RESULT_TTL_S = 600
+FAILURE_TTL_S = 7 * 24 * 3600
+CALL_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 1.0
+WORKER_TTL_S = 60
+LOST_AFTER_S = 60
+RECONNECT_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+WAITING = ("queued", "scheduled", "deferred")
+
+log = logging.getLogger(__name__)
+
+
+class Queues:
+    """The queues of one Redis, by name; every method raises QueueError when Redis is down."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
+        self._redis = self._connect(CALL_TIMEOUT_S)
+
+    def enqueue(
+        self,
+        queue: str,
+        function_path: str,
+        *,
+        job_id: str,
+        kwargs: Mapping[str, Any],
+        timeout_s: int,
+        at_front: bool = False,
+        delay_s: float | None = None,
+        on_failure: str | None = None,
+        retries: int = len(BACKOFF_S),
+    ) -> bool:
+        """Enqueue a call; False when a job of this id is waiting or running.
+
+        job_id: letters, digits, "-" and "_". kwargs: plain JSON, else ValueError.
+        on_failure: dotted path of `f(job_id: str, reason: str)`, called by the worker once the
+            last retry has failed, also when the job's process was killed.
+        """
+        call = {
+            "func": function_path,
+            "kwargs": _plain(kwargs),
+            "job_id": job_id,
+            "timeout": timeout_s,
+            "description": job_id,
+            "result_ttl": RESULT_TTL_S,
+            "failure_ttl": FAILURE_TTL_S,
+            "retry": _retry(retries) if retries else None,
+            "on_failure": Callback(_tell_exception) if on_failure else None,
+            "meta": {"on_failure": on_failure},
+        }
+        with self._translated(), self._redis.lock(f"labelclimb:enqueue:{job_id}", timeout=30):
+            if self._is_alive(job_id):
+                return False
+            self._forget(job_id)
+            target = self._queue(queue)
+            if delay_s:
+                job = target.create_job(**call, status="scheduled")
+                target.schedule_job(job, _after(delay_s))
+            else:
+                target.enqueue_call(**call, at_front=at_front)
+            return True
+
+    def wait(self, job_id: str, timeout_s: float) -> Outcome:
+        """Block until a job ends; "failed" at once for an unknown one, or a cancelled one."""
+        deadline = time.monotonic() + timeout_s
+        with self._translated(), self._connect(timeout_s + CALL_TIMEOUT_S) as redis:
+            if not Job.exists(job_id, redis):
+                return "failed"
+            key, rest_ms = Result.get_key(job_id), int(1000 * (deadline - time.monotonic()))
+            found = redis.xread({key: "0-0"}, block=max(1, rest_ms))
+            if not found:
+                return "timeout"
+            result_id, payload = found[0][1][-1]
+            result = Result.restore(job_id, result_id.decode(), payload, connection=redis)
+            return "finished" if result.type is Result.Type.SUCCESSFUL else "failed"
+
+    def is_alive(self, job_id: str) -> bool:
+        """Say whether a job waits, or runs in a worker that still gives signs of life."""
+        with self._translated():
+            return self._is_alive(job_id)
+
+    def cancel(self, job_id: str) -> bool:
+        """Take a job out of its queue, or stop it if it runs; False when it is neither.
+
+        A job in a worker without processes of its own (`fork=False`) runs to its end.
+        """
+        with self._translated():
+            if not self._is_alive(job_id):
+                return False
+            job = self._job(job_id)
+            if job.get_status() in WAITING:
+                job.cancel()
+                Result.create_failure(job, RESULT_TTL_S, exc_string="cancelled")
+            else:
+                with contextlib.suppress(InvalidJobOperation):  # it has just ended
+                    send_stop_job_command(self._redis, job_id, serializer=JSONSerializer)
+            return True
+
+    def depths(self) -> dict[str, int]:
+        """Return the number of waiting jobs by queue, of all queues that were ever used."""
+        with self._translated():
+            queues = Queue.all(connection=self._redis, serializer=JSONSerializer)
+            return {
+                queue.name: queue.count + queue.scheduled_job_registry.count for queue in queues
+            }
+
+    def failures(self) -> dict[str, str]:
+        """Return {job id: the last line of its error} of the jobs whose retries are used up."""
+        with self._translated():
+            queues = Queue.all(connection=self._redis, serializer=JSONSerializer)
+            ids = [id for queue in queues for id in queue.failed_job_registry.get_job_ids()]
+            jobs = Job.fetch_many(ids, connection=self._redis, serializer=JSONSerializer)
+            return {job.id: _last_line(job) for job in jobs if job is not None}
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, timeout_s: float) -> Iterator[None]:
+        """Let one process at a time into the block, for at most `timeout_s`.
+
+        Raises QueueError when another held it all that time, or when the block took longer.
+        """
+        key = f"labelclimb:lock:{name}"
+        with self._translated():
+            lock = self._redis.lock(key, timeout=timeout_s, blocking_timeout=timeout_s)
+            if not lock.acquire():
+                raise QueueError(f"{name!r} has been held by another process for {timeout_s:g} s")
+        try:
+            yield
+        finally:
+            with self._translated():
+                lock.release()
+
+    def ping(self) -> None:
+        """Return when Redis answers; raises QueueError when it does not."""
+        with self._translated():
+            self._redis.ping()
+
+    def run_worker(self, names: Sequence[str], *, burst: bool = False, fork: bool = True) -> None:
+        """Work on the queues, the first name first, until SIGTERM, or until they are empty.
+
+        fork: each job in a new process (training); otherwise all in this one (resident models).
+        The first SIGTERM lets the running job end, a second one kills it. Redis may go away and
+        come back. To be called in the main thread.
+        """
+        attempt = 0
+        while True:
+            began = time.monotonic()
+            try:
+                if self._work(names, burst=burst, fork=fork) or burst:
+                    return
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                if burst:
+                    raise self._down(error) from error
+                log.warning("%s; trying again", self._down(error))
+            attempt = 0 if time.monotonic() - began > RECONNECT_S[-1] else attempt + 1
+            threading.Event().wait(RECONNECT_S[min(attempt, len(RECONNECT_S) - 1)])
+
+    def _work(self, names: Sequence[str], *, burst: bool, fork: bool) -> bool:
+        """Work until told to stop (True), or until the worker gives up on Redis (False)."""
+        kind = _ForkingWorker if fork else _ResidentWorker
+        with _signals_restored(), self._connect(CALL_TIMEOUT_S) as redis, self._waking(names):
+            worker = kind(
+                list(names),
+                connection=redis,
+                serializer=JSONSerializer,
+                worker_ttl=WORKER_TTL_S,
+                maintenance_interval=30,
+                job_monitoring_interval=5,
+                log_job_description=False,
+                work_horse_killed_handler=_tell_killed,
+            )
+            try:
+                worker.work(burst=burst, logging_level="WARNING")
+            except RedisError:
+                if not worker.told_to_stop:
+                    raise
+            return bool(worker.told_to_stop)
+
+    @contextlib.contextmanager
+    def _waking(self, names: Sequence[str]) -> Iterator[None]:
+        """Move delayed jobs and retries to their queues when they are due, in a thread."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._wake, args=(list(names), stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _wake(self, names: list[str], stop: threading.Event) -> None:
+        with self._connect(CALL_TIMEOUT_S) as redis:
+            due = RQScheduler(
+                names, connection=redis, logging_level="WARNING", serializer=JSONSerializer
+            )
+            while not stop.is_set():
+                with contextlib.suppress(
+                    RedisConnectionError, RedisTimeoutError
+                ):  # the worker logs
+                    due.acquire_locks()
+                    due.enqueue_scheduled_jobs()
+                stop.wait(1.0)
+            with contextlib.suppress(RedisConnectionError, RedisTimeoutError):
+                due.release_locks()
+
+    def _is_alive(self, job_id: str) -> bool:
+        if not Job.exists(job_id, self._redis):
+            return False
+        job = self._job(job_id)
+        status = job.get_status()
+        if status == "queued":
+            return self._waits(job)
+        return status in WAITING or (status == "started" and self._beats(job))
+
+    def _waits(self, job: Job) -> bool:
+        """A job that left its queue long ago and never started died with its worker."""
+        if self._queue(job.origin).get_job_position(job) is not None:
+            return True
+        return job.enqueued_at is not None and job.enqueued_at > _after(-LOST_AFTER_S)
+
+    def _beats(self, job: Job) -> bool:
+        registry: StartedJobRegistry = job.started_job_registry
+        running = self._redis.zrangebyscore(registry.key, current_timestamp(), "+inf")
+        return job.id in {registry.parse_job_id(entry) for entry in running}
+
+    def _forget(self, job_id: str) -> None:
+        """Remove what an ended job of this id has left, its result above all."""
+        with contextlib.suppress(NoSuchJobError):
+            self._job(job_id).delete()
+        self._redis.delete(Result.get_key(job_id))
+
+    def _job(self, job_id: str) -> Job:
+        return Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
+
+    def _queue(self, name: str) -> Queue:
+        return Queue(name, connection=self._redis, serializer=JSONSerializer)
+
+    def _connect(self, timeout_s: float) -> Redis[bytes]:
+        options: dict[str, Any] = {
+            "protocol": 2,
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "retry": RedisRetry(NoBackoff(), 1),
+        }
+        try:
+            redis: Redis[bytes] = Redis.from_url(self._url, **options)
+        except ValueError:  # whose text may hold the password
+            raise QueueError(f"REDIS_URL={redacted(self._url)} is not an address") from None
+        return redis
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except LockError as error:
+            raise QueueError(f"a lock on {redacted(self._url)} was lost: {error}") from error
+        except RedisError as error:
+            raise self._down(error) from error
+
+    def _down(self, error: RedisError) -> QueueError:
+        return QueueError(
+            f"Redis at {redacted(self._url)} cannot be used ({type(error).__name__}); "
+            "start it, or set REDIS_URL"
+        )
+
+
+@contextlib.contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Put back the handlers that rq's worker replaces."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class _Stoppable:
+    """Remembers that it was told to stop, in contrast to having lost Redis."""
+
+    told_to_stop = False
+    max_connection_wait_time = RECONNECT_S[-1]
+
+    def request_stop(self, signum: int, frame: Any) -> None:
+        self.told_to_stop = True
+        with contextlib.suppress(RedisError):  # it notes the request in Redis, which may be down
+            super().request_stop(signum, frame)  # type: ignore[misc]  # of rq's worker
+
+
+class _ForkingWorker(_Stoppable, Worker):  # type: ignore[misc]  # rq is not checked
+    """A process for each job."""
+
+
+class _ResidentWorker(_Stoppable, SimpleWorker):  # type: ignore[misc]
+    """All jobs in one process, which keeps its models."""
+
+
+def redacted(redis_url: str) -> str:
+    """Return a Redis URL without password and options."""
+    parts = urlsplit(redis_url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _retry(times: int) -> Retry:
+    """Wait longer from one retry to the next; rq reads the intervals from the end."""
+    intervals = [*BACKOFF_S, *BACKOFF_S[-1:] * times][:times]
+    return Retry(max=times, interval=intervals)
+
+
+def _plain(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments if JSON gives them back unchanged; raises ValueError."""
+    given = dict(kwargs)
+    try:
+        same = json.loads(json.dumps(given, allow_nan=False)) == given
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"job arguments {given!r} are not JSON ({error})") from error
+    if not same:
+        raise ValueError(f"job arguments {given!r} change in JSON; give lists and text keys")
+    return given
+
+
+def _after(delay_s: float) -> datetime:
+    return datetime.now(timezone.utc) + timedelta(seconds=delay_s)
+
+
+def _last_line(job: Job) -> str:
+    result = job.latest_result()
+    text = str(result.exc_string) if result and result.exc_string else ""
+    return (text.strip().splitlines() or [""])[-1]
+
+
+def _tell_exception(
+    job: Job, _redis: Any, kind: type[BaseException], error: BaseException, _traceback: Any
+) -> None:
+    """Tell of a failure, unless rq tries again, or only Redis was lost on the way back."""
+    if not isinstance(error, RedisError):
+        _tell(job, f"{kind.__name__}: {error}")
+
+
+def _tell_killed(job: Job, _pid: int, status: int, _usage: Any) -> None:
+    """Tell of a job whose process died without an exception."""
+    how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status}"
+    _tell(job, f"its process ended {how}; was it out of memory?")
+
+
+def _tell(job: Job, reason: str) -> None:
+    path = job.meta.get("on_failure")
+    if path and not job.should_retry:
+        module, _, name = path.rpartition(".")
+        getattr(importlib.import_module(module), name)(job.id, reason)

@@ -1,0 +1,71 @@
+"""Versions: rows are written once, only state and gate change; a pointer names the champion."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from backend.errors import UnknownThing
+from backend.records import Version, VersionState
+from backend.store import statements
+from backend.store.schema import projects, version_numbers, versions
+
+
+def add(tx: Connection, version: Version) -> None:
+    """Add a version; raises IntegrityError when its number is taken."""
+    row = {
+        **statements.values(version),
+        "classes": [*version.classes],
+        "metrics": dict(version.metrics),
+        "gate": dict(version.gate),
+    }
+    tx.execute(versions.insert(), row)
+
+
+def get(tx: Connection, project: int, number: int) -> Version | None:
+    """Return a version."""
+    found = select(versions).where(versions.c.project == project, versions.c.number == number)
+    row = tx.execute(found).one_or_none()
+    return None if row is None else _record(row)
+
+
+def list(tx: Connection, project: int) -> builtins.list[Version]:
+    """Return a project's versions, newest first."""
+    found = select(versions).where(versions.c.project == project)
+    return [_record(row) for row in tx.execute(found.order_by(versions.c.number.desc()))]
+
+
+def set_state(
+    tx: Connection,
+    project: int,
+    number: int,
+    state: VersionState,
+    gate: Mapping[str, Any] | None = None,
+) -> None:
+    """Change a version's state, and its gate decision when given; raises UnknownThing."""
+    decision = {} if gate is None else {"gate": dict(gate)}
+    chosen = versions.update().where(versions.c.project == project, versions.c.number == number)
+    if not tx.execute(chosen.values(state=state, **decision)).rowcount:
+        raise UnknownThing(f"project {project} has no version v{number}")
+
+
+def next_number(tx: Connection, project: int) -> int:
+    """Take the next number of a project, from 1; a number is given once, used or not."""
+    statement = statements.insert(tx, version_numbers).values(project=project, last=1)
+    taken = statement.on_conflict_do_update(
+        index_elements=[version_numbers.c.project], set_={"last": version_numbers.c.last + 1}
+    )
+    return int(tx.execute(taken.returning(version_numbers.c.last)).scalar_one())
+
+
+def champion(tx: Connection, project: int) -> Version | None:
+    """Return the version that the project's pointer names."""
+    number = tx.execute(select(projects.c.champion).where(projects.c.id == project)).scalar()
+    return None if number is None else get(tx, project, number)
+
+
+def _record(row: Any) -> Version:
+    return statements.record(Version, row, classes=tuple(row.classes))

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from backend import records
+from backend.errors import SettingsError
+from backend.store import Store, inbox, projects, schema
+from tests.store.examples import NOON, PROJECT
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def run_at_once(target: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
+    """Start one process per tuple, let them begin together, and require that none fails."""
+    barrier = SPAWN.Barrier(len(arguments))
+    started = [SPAWN.Process(target=target, args=(barrier, *one)) for one in arguments]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+    assert [process.exitcode for process in started] == [0] * len(started)
+
+
+def open_store(barrier: Any, url: str) -> None:
+    barrier.wait()
+    Store.open(url).close()
+
+
+def put_events(barrier: Any, url: str, name: str) -> None:
+    with closing(Store.open(url)) as store:
+        barrier.wait()
+        for number in range(200):
+            with store.transaction() as tx:
+                inbox.put(tx, name, {"number": number}, "webhook", NOON)
+
+
+def count_up(barrier: Any, url: str) -> None:
+    """Read, then write in one transaction: where both read first, one would block the other."""
+    with closing(Store.open(url)) as store:
+        barrier.wait()
+        for _ in range(50):
+            with store.transaction() as tx:
+                tx.execute(schema.projects.select().with_for_update())
+                project = projects.get(tx, 7)
+                assert project is not None
+                projects.update(tx, 7, revision=project.revision + 1)
+
+
+def test_migrations_from_nothing_give_exactly_the_tables_of_the_schema(empty: Store) -> None:
+    with empty.reading() as tx:
+        options = {"compare_type": True}
+        assert compare_metadata(MigrationContext.configure(tx, opts=options), schema.metadata) == []
+        assert inspect(tx).get_table_names()
+
+
+def test_three_processes_open_a_new_store_at_once(url: str) -> None:
+    run_at_once(open_store, (url,), (url,), (url,))
+    with closing(Store.open(url)) as store, store.reading() as tx:
+        assert projects.all(tx) == []
+
+
+def test_two_processes_write_200_events_each_and_none_is_lost(url: str) -> None:
+    run_at_once(put_events, (url, "a"), (url, "b"))
+    with closing(Store.open(url)) as store, store.reading() as tx:
+        events = inbox.pending(tx, limit=1000)
+    assert len({event.id for event in events}) == 400
+    for name in ("a", "b"):
+        numbers = [event.payload["number"] for event in events if event.action == name]
+        assert numbers == list(range(200))
+
+
+def test_two_processes_that_read_before_they_write_neither_block_nor_overwrite(
+    store: Store, url: str
+) -> None:
+    run_at_once(count_up, (url,), (url,))
+    with store.reading() as tx:
+        project = projects.get(tx, 7)
+    assert project is not None
+    assert project.revision == 100
+
+
+def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
+    with pytest.raises(RuntimeError, match="crash"), store.transaction() as tx:
+        inbox.put(tx, "A", {}, "webhook", NOON)
+        projects.update(tx, 7, title="changed")
+        raise RuntimeError("crash")
+    with store.reading() as tx:
+        assert inbox.counts(tx) == {}
+        assert projects.get(tx, 7) == PROJECT
+
+
+def test_a_reader_sees_one_state_while_another_writes(store: Store) -> None:
+    with store.reading() as reader:
+        before = projects.get(reader, 7)
+        with store.transaction() as writer:
+            projects.update(writer, 7, title="changed")
+        assert before == PROJECT
+        assert projects.get(reader, 7) == PROJECT
+    with store.reading() as reader:
+        after = projects.get(reader, 7)
+    assert after == dataclasses.replace(PROJECT, title="changed")
+
+
+def test_a_write_while_reading_raises_and_the_connection_can_write_again(store: Store) -> None:
+    with pytest.raises(DBAPIError), store.reading() as tx:
+        projects.update(tx, 7, title="changed")
+    with store.transaction() as tx:
+        assert projects.update(tx, 7, title="changed").title == "changed"
+
+
+def test_moments_come_back_in_utc_whatever_zone_they_came_in(store: Store) -> None:
+    tokyo = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=9)))
+    with store.transaction() as tx:
+        projects.update(tx, 7, train_requested_at=tokyo)
+    with store.reading() as tx:
+        project = projects.get(tx, 7)
+    assert project is not None
+    assert project.train_requested_at == tokyo
+    assert project.train_requested_at.utcoffset() == timedelta(0)
+
+
+def test_a_moment_without_zone_is_refused(store: Store) -> None:
+    with pytest.raises(StatementError, match="has no time zone"), store.transaction() as tx:
+        projects.update(tx, 7, train_requested_at=datetime(2026, 1, 2))
+
+
+def test_foreign_keys_hold(empty: Store) -> None:
+    with pytest.raises(DBAPIError), empty.transaction() as tx:
+        tx.execute(schema.versions.insert(), {"project": 99, "number": 1, "state": "champion"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "other"),
+    [
+        (records.Project, schema.projects, set()),
+        (records.Task, schema.tasks, set()),
+        (records.Annotation, schema.annotation_states, set()),
+        (records.ProposedRegion, schema.proposed_regions, {"linked"}),
+        (records.Interaction, schema.interactions, {"id"}),
+        (records.WeakLabel, schema.weak_labels, {"id"}),
+        (records.VerifiedMask, schema.masks, set()),
+        (records.Version, schema.versions, set()),
+        (records.Job, schema.jobs, set()),
+        (records.InboxEvent, schema.inbox, {"state", "done_at"}),
+    ],
+)
+def test_each_field_of_a_record_is_a_column(kind: Any, table: Any, other: set[str]) -> None:
+    fields = {field.name for field in dataclasses.fields(kind)}
+    assert set(table.columns.keys()) - other == fields
+
+
+def test_a_forked_process_uses_connections_of_its_own(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/fork.db")
+    request.addfinalizer(store.close)
+    with store.transaction() as tx:
+        projects.add(tx, PROJECT)
+    pooled = store.engine.pool.checkedin()  # type: ignore[attr-defined]
+    assert pooled > 0
+    child = os.fork()
+    if child == 0:
+        forgotten = store.engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+        with store.transaction() as tx:
+            projects.update(tx, 7, title="child")
+        os._exit(0 if forgotten else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with store.reading() as tx:
+        project = projects.get(tx, 7)
+    assert project is not None
+    assert project.title == "child"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", "not a database address"),
+        ("mysql://me:hidden@host/db", "only SQLite and PostgreSQL"),
+        ("sqlite://", "names no file"),
+        ("sqlite:////dev/null/x.db", "DATABASE_URL"),
+    ],
+)
+def test_an_unusable_address_says_so_without_its_password(url: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as raised:
+        Store.open(url)
+    assert "hidden" not in str(raised.value)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from backend.store import Store, proposals, publishing, tasks
+from tests.store.examples import evidence, region, task
+
+
+def test_proposals_come_back_with_their_masks_and_evidence(store: Store) -> None:
+    regions = [region(region_id=f"v1-10-{n}", rle=bytes([n])) for n in (1, 2, 10)]
+    with store.transaction() as tx:
+        assert proposals.save(tx, 7, 10, 1, regions, evidence())
+        assert proposals.of_task(tx, 7, 10, 1) == regions
+        assert proposals.evidence(tx, 7, 1) == {10: evidence()}
+        assert proposals.tasks_done(tx, 7, 1) == {10}
+        assert proposals.of_task(tx, 7, 10, 2) == []
+        assert proposals.evidence(tx, 7, 2) == {}
+
+
+def test_saving_twice_keeps_the_first(store: Store) -> None:
+    other = region(region_id="v1-10-2", score=0.1)
+    with store.transaction() as tx:
+        proposals.save(tx, 7, 10, 1, [region()], evidence())
+        assert not proposals.save(tx, 7, 10, 1, [other], evidence(embedding=(9.0,)))
+        assert proposals.of_task(tx, 7, 10, 1) == [region()]
+        assert proposals.evidence(tx, 7, 1) == {10: evidence()}
+
+
+def test_a_task_with_nothing_proposed_is_done_too(store: Store) -> None:
+    with store.transaction() as tx:
+        proposals.save(tx, 7, 11, 1, [], evidence(task=11))
+        assert proposals.tasks_done(tx, 7, 1) == {11}
+        assert proposals.of_task(tx, 7, 11, 1) == []
+
+
+def test_regions_are_found_by_their_ids_unknown_ones_left_out(store: Store) -> None:
+    with store.transaction() as tx:
+        proposals.save(tx, 7, 10, 1, [region()], evidence())
+        asked = ["v1-10-1", "xYz", *(str(n) for n in range(1000))]
+        assert proposals.by_region_ids(tx, asked) == {"v1-10-1": region()}
+        assert proposals.by_region_ids(tx, []) == {}
+
+
+def test_no_region_id_is_ever_given_twice_even_when_task_ids_are(store: Store) -> None:
+    with store.transaction() as tx:
+        tasks.upsert(tx, [task()])
+        assert proposals.next_index(tx, 1, 10) == 1
+        minted = [region(region_id=f"v1-10-{n}") for n in (1, 2, 11)]
+        proposals.save(tx, 7, 10, 1, minted, evidence())
+        assert proposals.next_index(tx, 1, 10) == 12
+        assert proposals.next_index(tx, 2, 10) == 1
+        tasks.upsert(tx, [task(image="/data/other.jpg")])
+        assert proposals.next_index(tx, 1, 10) == 12
+        again = region(region_id="v1-10-12")
+        assert proposals.save(tx, 7, 10, 1, [again], evidence())
+        assert proposals.of_task(tx, 7, 10, 1) == [again]
+        tasks.delete(tx, 7, [10])
+        assert proposals.next_index(tx, 1, 10) == 13
+
+
+def test_published_priorities_are_kept_by_name(store: Store) -> None:
+    with store.transaction() as tx:
+        publishing.record(tx, 7, "v1", {10: 0.25, 11: 0.5})
+        publishing.record(tx, 7, "v1", {11: 0.75})
+        publishing.record(tx, 7, "v2", {10: 1.0})
+        publishing.record(tx, 8, "v3", {10: 1.0})
+        publishing.record(tx, 7, "v4", {})
+        assert publishing.of(tx, 7, "v1") == {10: 0.25, 11: 0.75}
+        assert publishing.names(tx, 7) == ["v1", "v2"]
+        publishing.forget(tx, 7, "v1")
+        assert publishing.of(tx, 7, "v1") == {}
+        assert publishing.names(tx, 7) == ["v2"]
