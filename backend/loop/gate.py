@@ -1,0 +1,240 @@
+"""Whether a challenger replaces the champion, judged on tasks that no training has seen."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from models.base import Mask
+from models.metrics import f_measure
+
+TOLERANCE_PX = 2
+REGION_S = 2.0  # to choose a tool and go to one place
+OUTLINE_S_PER_PX = 0.01  # to follow an outline with care, on an image of REFERENCE_PX
+REFERENCE_PX = 1000.0  # larger images are shown smaller: an outline costs what it shows
+
+MIN_TASKS = 5  # below it resampling says nothing and a simple rule judges
+WORSE_COST = 1.1
+WORSE_F = 0.05
+CLASS_FLOOR = 0.05  # no class may lose more of its mean F-measure
+CHEAPER = 0.6  # share of resamples in which the challenger must cost no more
+RESAMPLES = 2000
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """How a version did for one class of one validation task.
+
+    cost_s: predicted correction cost; f: F-measure with TOLERANCE_PX; f_strict: without.
+    """
+
+    task: str
+    class_name: str
+    cost_s: float
+    f: float
+    f_strict: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to promote, why in one sentence, and the JSON-able figures it rests on."""
+
+    promote: bool
+    reason: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the verdict as the store keeps it."""
+        return asdict(self)
+
+
+def is_validation(project: int, image_key: str, share: float = 0.2) -> bool:
+    """Say whether an image is kept from all trainings; the hash never changes its mind."""
+    digest = hashlib.sha256(f"{project}/{image_key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2.0**64
+
+
+def correction_cost_s(proposal: Mask, final: Mask) -> float:
+    """Predict the human seconds to turn a proposal into the final mask: a surrogate, ours.
+
+    The cheaper of editing and of deleting all and drawing anew:
+    edit = draw(added) + draw(removed), anew = REGION_S (if there is a proposal) + draw(final), with
+    draw(m) = REGION_S * components + OUTLINE_S_PER_PX * outline_px * REFERENCE_PX / sqrt(H * W).
+    Pixels within TOLERANCE_PX of the other mask need no edit. It is not the paper's measured
+    annotation time and must not be reported as such. (H, W) bool each; ValueError if they differ.
+    """
+    if proposal.shape != final.shape:
+        raise ValueError(f"masks of {proposal.shape} and {final.shape} pixels cannot be compared")
+    edit_s = draw_s(final & ~_grown(proposal)) + draw_s(proposal & ~_grown(final))
+    anew_s = REGION_S * bool(proposal.any()) + draw_s(final)
+    return min(edit_s, anew_s)
+
+
+def draw_s(mask: Mask) -> float:
+    """Predict the seconds to draw (or erase) a mask; the formula is in `correction_cost_s`."""
+    if not mask.any():
+        return 0.0
+    components = cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
+    shown = REFERENCE_PX / math.sqrt(mask.size)
+    return float(REGION_S * components + OUTLINE_S_PER_PX * outline_px(mask) * shown)
+
+
+def outline_px(mask: Mask) -> int:
+    """Return the number of mask pixels with a neighbour (of four) outside; the image ends it."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    padded = np.pad(mask.astype(np.uint8), 1)
+    return int(np.count_nonzero(padded) - np.count_nonzero(cv2.erode(padded, cross)))
+
+
+def score(task: str, class_name: str, proposal: Mask, final: Mask) -> TaskScore:
+    """Score a proposal against the mask that a person left; (H, W) bool each."""
+    return TaskScore(
+        task,
+        class_name,
+        cost_s=correction_cost_s(proposal, final),
+        f=f_measure(proposal, final, TOLERANCE_PX),
+        f_strict=f_measure(proposal, final),
+    )
+
+
+def judge(
+    champion: Sequence[TaskScore] | None,
+    challenger: Sequence[TaskScore],
+    *,
+    seed: int,
+    min_tasks: int = MIN_TASKS,
+) -> Verdict:
+    """Compare on the (task, class) pairs that both have; champion None: there is no version yet.
+
+    A first version, and one without validation tasks, is promoted. With fewer than `min_tasks`
+    tasks the challenger is promoted unless its mean cost exceeds WORSE_COST times the champion's
+    or its mean F-measure is more than WORSE_F below. From there on it must cost no more in a share
+    CHEAPER of paired bootstrap resamples of tasks (Efron, 1979), not be clearly (95 %) worse in
+    F-measure, and keep every class within CLASS_FLOOR. Figures that are not finite never promote.
+    """
+    wrong = sum(not _finite(one) for one in challenger)
+    if wrong:
+        reason = f"{wrong} of {len(challenger)} validation figures are not finite"
+        return Verdict(False, reason, {"not_finite": wrong})
+    if champion is None:
+        return Verdict(True, "first version", {"challenger": _means(challenger)})
+    pairs = _paired(champion, challenger)
+    if not pairs:
+        return Verdict(True, "no validation tasks with verified masks yet", {"tasks": 0})
+    before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    figures: dict[str, Any] = {
+        "tasks": len({one.task for one in after}),
+        "champion": _means(before),
+        "challenger": _means(after),
+    }
+    if figures["tasks"] < min_tasks:
+        return _simple(figures)
+    return _tested(before, after, figures, seed)
+
+
+def _finite(one: TaskScore) -> bool:
+    return all(math.isfinite(value) for value in (one.cost_s, one.f, one.f_strict))
+
+
+def _paired(
+    champion: Sequence[TaskScore], challenger: Sequence[TaskScore]
+) -> list[tuple[TaskScore, TaskScore]]:
+    """Pair by (task, class), sorted; a champion's score that is not finite pairs with nothing."""
+    known = {(one.task, one.class_name): one for one in champion if _finite(one)}
+    news = {(one.task, one.class_name): one for one in challenger}
+    return [(known[key], news[key]) for key in sorted(known.keys() & news.keys())]
+
+
+def _means(scores: Sequence[TaskScore]) -> dict[str, Any]:
+    """Return mean cost and F-measures, and the F-measure by class; {} without scores."""
+    if not scores:
+        return {}
+    names = sorted({one.class_name for one in scores})
+    return {
+        "cost_s": float(np.mean([one.cost_s for one in scores])),
+        "f": float(np.mean([one.f for one in scores])),
+        "f_strict": float(np.mean([one.f_strict for one in scores])),
+        "f_by_class": {
+            name: float(np.mean([one.f for one in scores if one.class_name == name]))
+            for name in names
+        },
+    }
+
+
+def _simple(figures: dict[str, Any]) -> Verdict:
+    before, after = figures["champion"], figures["challenger"]
+    clearly_worse = (
+        after["cost_s"] > WORSE_COST * before["cost_s"] or after["f"] < before["f"] - WORSE_F
+    )
+    word = "clearly worse" if clearly_worse else "not clearly worse"
+    reason = f"{word} on {figures['tasks']} validation task(s): {_sentence(before, after)}"
+    return Verdict(not clearly_worse, reason, {**figures, "rule": "simple"})
+
+
+def _tested(
+    before: Sequence[TaskScore],
+    after: Sequence[TaskScore],
+    figures: dict[str, Any],
+    seed: int,
+) -> Verdict:
+    tasks = [one.task for one in after]
+    costs = _differences(tasks, [b.cost_s - a.cost_s for b, a in zip(before, after, strict=True)])
+    fs = _differences(tasks, [a.f - b.f for b, a in zip(before, after, strict=True)])
+    drawn = np.random.default_rng(seed).integers(0, len(costs), (RESAMPLES, len(costs)))
+    cheaper = float((costs[drawn].mean(axis=1) >= 0).mean())
+    f_high = float(np.quantile(fs[drawn].mean(axis=1), 0.95))
+    lost = _below_floor(figures["champion"], figures["challenger"])
+    objections = _objections(cheaper, f_high, lost)
+    figures = {**figures, "rule": "bootstrap", "cheaper": cheaper, "f_gain_upper": f_high}
+    figures["below_floor"] = lost
+    means = _sentence(figures["champion"], figures["challenger"])
+    verdict = "; ".join(objections) or f"costs no more in {cheaper:.0%} of resamples"
+    reason = f"{verdict}, on {figures['tasks']} validation tasks: {means}"
+    return Verdict(not objections, reason, figures)
+
+
+def _differences(tasks: Sequence[str], gains: Sequence[float]) -> Values:
+    """Return the mean gain of each task: classes of one image are not independent."""
+    names, rows = np.unique(np.array(tasks), return_inverse=True)
+    sums = np.bincount(rows, weights=np.array(gains, dtype=np.float64), minlength=len(names))
+    means: Values = sums / np.bincount(rows, minlength=len(names))
+    return means
+
+
+def _below_floor(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    old, new = before["f_by_class"], after["f_by_class"]
+    return [name for name in old if new[name] < old[name] - CLASS_FLOOR]
+
+
+def _objections(cheaper: float, f_high: float, lost: Sequence[str]) -> list[str]:
+    found = []
+    if cheaper < CHEAPER:
+        found.append(f"costs no more in only {cheaper:.0%} of resamples ({CHEAPER:.0%} needed)")
+    if f_high < 0:
+        found.append("its F-measure is clearly lower")
+    if lost:
+        found.append(f"{', '.join(lost)} lost more than {CLASS_FLOOR} of F-measure")
+    return found
+
+
+def _sentence(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    return (
+        f"predicted correction {before['cost_s']:.1f} s -> {after['cost_s']:.1f} s, "
+        f"{TOLERANCE_PX}-px F {before['f']:.3f} -> {after['f']:.3f}"
+    )
+
+
+def _grown(mask: Mask) -> Mask:
+    """Return all pixels within TOLERANCE_PX of the mask: dilation by a disc."""
+    offsets = np.arange(-TOLERANCE_PX, TOLERANCE_PX + 1)
+    disc = (offsets[:, None] ** 2 + offsets**2 <= TOLERANCE_PX**2).astype(np.uint8)
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), disc), dtype=np.bool_)

@@ -1,0 +1,109 @@
+"""Whether to train now, and why (not), in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from datetime import datetime, timedelta
+
+from backend.records import VerifiedMask, WeakLabel
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """What the decision depends on; all times with a time zone.
+
+    new_labels: weak labels that no training has seen; oldest_untrained_at: when the first of them
+    came. running: a training is queued or at work. trainable: some class has positive and
+    negative labels. snapshot, last_snapshot: digests of the present and the last training set.
+    """
+
+    new_labels: int
+    train_after: int
+    quiet_s: float
+    max_wait_s: float
+    newest_annotation_at: datetime | None
+    oldest_untrained_at: datetime | None
+    train_requested_at: datetime | None
+    running: bool
+    snapshot: str
+    last_snapshot: str | None
+    trainable: bool = True
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to train now; reason: a plain sentence with numbers."""
+
+    train: bool
+    reason: str
+
+
+def decide(state: PolicyState, now: datetime) -> Decision:
+    """Decide: on request at once; else with enough labels, after a pause or the longest wait.
+
+    Never while a training runs, never without something trainable, never twice on one snapshot.
+    """
+    obstacle = _obstacle(state)
+    if obstacle:
+        return Decision(False, obstacle)
+    if state.train_requested_at is not None:
+        return Decision(True, f"training was requested at {_clock(state.train_requested_at, now)}")
+    count = f"{state.new_labels} of {state.train_after} new labels"
+    if state.new_labels < state.train_after:
+        return Decision(False, count)
+    return _after_pause(state, now, count)
+
+
+def trainable_classes(labels: Iterable[WeakLabel]) -> tuple[str, ...]:
+    """Return the classes, sorted, that have both positive and negative weak labels."""
+    signs: dict[str, set[bool]] = {}
+    for label in labels:
+        signs.setdefault(label.class_name, set()).add(label.positive)
+    return tuple(sorted(name for name, found in signs.items() if len(found) == 2))
+
+
+def snapshot_digest(labels: Iterable[WeakLabel], masks: Iterable[VerifiedMask] = ()) -> str:
+    """Return 16 hex digits that name a training set, whatever the order of its records."""
+    records: list[Sequence[object]] = [astuple(label) for label in labels]
+    records += [astuple(mask) for mask in masks]
+    rows = sorted(hashlib.sha256(repr(_plain(record)).encode()).digest() for record in records)
+    return hashlib.sha256(b"".join(rows)).hexdigest()[:16]
+
+
+def _obstacle(state: PolicyState) -> str | None:
+    if state.running:
+        return "a training is queued or running"
+    if not state.trainable:
+        return "nothing to train: no class has both positive and negative labels yet"
+    if state.snapshot == state.last_snapshot:
+        return "nothing has changed since the last training"
+    return None
+
+
+def _after_pause(state: PolicyState, now: datetime, count: str) -> Decision:
+    quiet_at = _plus(state.newest_annotation_at, state.quiet_s)
+    patience_at = _plus(state.oldest_untrained_at, state.max_wait_s)
+    if quiet_at is None or now >= quiet_at:
+        return Decision(True, f"{count}; nobody has annotated for {state.quiet_s:g} s")
+    if patience_at is not None and now >= patience_at:
+        return Decision(True, f"{count}; the oldest waited longer than {state.max_wait_s:g} s")
+    return Decision(False, f"{count}; quiet period ends {_clock(quiet_at, now)}")
+
+
+def _plus(moment: datetime | None, seconds: float) -> datetime | None:
+    return None if moment is None else moment + timedelta(seconds=seconds)
+
+
+def _clock(moment: datetime, now: datetime) -> str:
+    return moment.astimezone(now.tzinfo).strftime("%H:%M:%S")
+
+
+def _plain(record: Sequence[object]) -> tuple[object, ...]:
+    """Make equal records print equally: 1 and 1.0 of a database, bytes and memoryview."""
+    return tuple(float(v) if isinstance(v, int | float) else _text(v) for v in record)
+
+
+def _text(value: object) -> object:
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else value
