@@ -1,0 +1,128 @@
+"""Running processes: the API, workers, the scheduler, and all of them under one supervisor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+import uvicorn
+
+from backend.errors import QueueError
+from backend.queueing import Queues, embedded_server
+from backend.settings import Settings, require_credentials_for_network
+from backend.steps import tick
+from backend.steps.queues import EVENTS, PUBLISH, TRAIN
+from backend.supervisor import Child, Supervisor, answers
+from backend.web.app import create_app
+from backend.wiring import build
+
+TICK_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+def configure_logging(level: str) -> None:
+    """Log one line per event to standard error, with time and request id."""
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel("WARNING")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(
+                key_order=["timestamp", "level", "event"], drop_missing=True
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def serve(settings: Settings) -> None:
+    """Run the API; refuses a public address without chosen credentials."""
+    require_credentials_for_network(settings)
+    configure_logging(settings.log_level)
+    app = create_app(build(settings))
+    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning")
+
+
+def worker(settings: Settings, queues: Sequence[str], *, burst: bool = False) -> None:
+    """Run an RQ worker; trainings get a fresh process each, other jobs keep models resident."""
+    configure_logging(settings.log_level)
+    fresh_process = TRAIN in queues
+    build(settings).queues.run_worker(queues, burst=burst, fork=fresh_process)
+
+
+def scheduler(settings: Settings) -> None:
+    """Tick until told to stop; a failing tick is logged and the next one comes."""
+    configure_logging(settings.log_level)
+    services = build(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    reconciled = -settings.reconcile_every_s
+    while not stop.is_set():
+        if time.monotonic() - reconciled >= settings.reconcile_every_s:
+            tick.reconcile_all(services)
+            reconciled = time.monotonic()
+        tick.tick(services)
+        stop.wait(TICK_S)
+
+
+def up(settings: Settings) -> None:
+    """Run everything under one supervisor until Ctrl-C or until one part dies."""
+    configure_logging(settings.log_level)
+    with Supervisor(settings.data_dir / "logs") as supervisor:
+        start_all(supervisor, settings, dict(os.environ))
+        supervisor.wait()
+
+
+def start_all(
+    supervisor: Supervisor, settings: Settings, environ: dict[str, str]
+) -> dict[str, str]:
+    """Start Redis (unless one is named), API, workers and scheduler; returns their environment."""
+    environ = dict(environ)
+    if settings.own_redis:
+        command, environ["REDIS_URL"] = embedded_server(settings.data_dir)
+        supervisor.start(Child("redis", command, environ, _redis_answers(environ["REDIS_URL"])))
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    ready = {"api": answers(f"http://{host}:{settings.port}/health")}
+    children = [
+        Child(name, [*labelclimb(), *arguments], environ, ready.get(name, lambda: True))
+        for name, arguments in PARTS.items()
+    ]
+    supervisor.start(*children)
+    return environ
+
+
+def _redis_answers(url: str) -> Callable[[], bool]:
+    def redis_answers() -> bool:
+        try:
+            Queues(url).ping()
+        except QueueError:
+            return False
+        return True
+
+    return redis_answers
+
+
+PARTS = {
+    "api": ["serve"],
+    "events": ["worker", EVENTS],
+    "publish": ["worker", PUBLISH],
+    "train": ["worker", TRAIN],
+    "scheduler": ["scheduler"],
+}
+
+
+def labelclimb() -> list[str]:
+    """Return the command that runs ourselves with this interpreter."""
+    return [sys.executable, "-m", "backend.cli"]

@@ -1,0 +1,176 @@
+"""Projects: taking them in, changing their choices, saying what they show."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+import strategies.base
+from backend.errors import UnknownThing
+from backend.labelstudio import config as label_config
+from backend.records import Job, Project, Version
+from backend.steps import queues
+from backend.store import jobs, projects, versions
+from backend.wiring import Services
+
+UNTRAINED = "untrained"  # what /setup answers before the first version
+
+
+def adopt(services: Services, project_id: int, config_xml: str, title: str = "") -> Project:
+    """Take a project in, or update what changed; raises LabelConfigError if it cannot be served."""
+    label_config.parse(config_xml)
+    settings = services.settings
+    with services.store.transaction() as tx:
+        known = projects.get(tx, project_id)
+        if known is None:
+            fresh = Project(
+                id=project_id,
+                title=title,
+                label_config=config_xml,
+                strategy=settings.strategy,
+                train_after=settings.train_after,
+                quiet_s=settings.quiet_s,
+                max_wait_s=settings.max_wait_s,
+                created_at=services.clock(),
+            )
+            projects.add(tx, fresh)
+            return fresh
+        if known.label_config == config_xml and (not title or known.title == title):
+            return known
+        return projects.update(tx, project_id, label_config=config_xml, title=title or known.title)
+
+
+def require(services: Services, project_id: int) -> Project:
+    """Return a known project; raises UnknownThing with the way to connect it."""
+    with services.store.reading() as tx:
+        project = projects.get(tx, project_id)
+    if project is None:
+        raise UnknownThing(
+            f"project {project_id} is not connected; "
+            f"run `labelclimb connect --project {project_id}`"
+        )
+    return project
+
+
+def shown_version(project: Project) -> str:
+    """Return the version name that Label Studio is to believe in."""
+    return project.published or UNTRAINED
+
+
+def version_names(services: Services) -> list[str]:
+    """Return the names of all versions of all projects, newest first, without repetition."""
+    with services.store.reading() as tx:
+        found = [v for p in projects.all(tx) for v in versions.list(tx, p.id)]
+    newest_first = sorted(found, key=lambda v: v.created_at, reverse=True)
+    return list(dict.fromkeys(version.name for version in newest_first))
+
+
+def job(services: Services, job_id: str) -> Job:
+    """Return a job; raises UnknownThing."""
+    with services.store.reading() as tx:
+        found = jobs.get(tx, job_id)
+    if found is None:
+        raise UnknownThing(f"no job {job_id!r}; `labelclimb status` lists the latest ones")
+    return found
+
+
+def choose_strategy(services: Services, project_id: int, name: str) -> Project:
+    """Change a project's strategy and have its queue ordered anew, without predicting again."""
+    if name not in strategies.base.names():
+        known = ", ".join(strategies.base.names())
+        raise UnknownThing(f"no strategy {name!r}; choose one of {known}")
+    change(services, project_id, strategy=name)
+    return rerank(services, project_id)
+
+
+def change(services: Services, project_id: int, **changes: Any) -> Project:
+    """Change a project's settings."""
+    require(services, project_id)
+    with services.store.transaction() as tx:
+        return projects.update(tx, project_id, **changes)
+
+
+def rerank(services: Services, project_id: int) -> Project:
+    """Have the queue ordered anew and published."""
+    require(services, project_id)
+    with services.store.transaction() as tx:
+        project = want_order(tx, project_id)
+    queues.publish(services, project_id)
+    return project
+
+
+def want_order(tx: Connection, project_id: int) -> Project:
+    """Count one more request for a new order."""
+    wanted = projects.get(tx, project_id)
+    if wanted is None:
+        raise UnknownThing(f"project {project_id} is not connected")
+    return projects.update(tx, project_id, order_wanted=wanted.order_wanted + 1)
+
+
+def activate(services: Services, project_id: int, number: int) -> Version:
+    """Make a stored version the champion and publish its proposals: promotion and rollback."""
+    require(services, project_id)
+    with services.store.transaction() as tx:
+        version = versions.get(tx, project_id, number)
+        if version is None:
+            known = ", ".join(v.name for v in versions.list(tx, project_id)) or "none"
+            raise UnknownThing(f"project {project_id} has no version v{number}; it has {known}")
+        services.registry.folder(project_id, number)  # refuses a damaged one
+        promote(tx, project_id, number)
+    queues.publish(services, project_id)
+    return version
+
+
+def promote(tx: Connection, project_id: int, number: int) -> None:
+    """Move the champion pointer; the former champion retires and stays available."""
+    former = versions.champion(tx, project_id)
+    if former is not None and former.number != number:
+        versions.set_state(tx, project_id, former.number, "retired")
+    versions.set_state(tx, project_id, number, "champion")
+    projects.update(tx, project_id, champion=number)
+
+
+def forget_published(services: Services, project_id: int) -> None:
+    """Note that Label Studio no longer shows our predictions; nothing else is lost."""
+    with services.store.transaction() as tx:
+        if projects.get(tx, project_id) is not None:
+            projects.update(tx, project_id, published=None)
+
+
+def copy_champion(services: Services, source_id: int, target_id: int) -> int | None:
+    """Make the source's champion the target's first version; None when there is nothing to copy."""
+    source, target = require(services, source_id), require(services, target_id)
+    if source.champion is None or target.champion is not None:
+        return target.champion
+    folder = services.registry.folder(source_id, source.champion)
+    with services.store.transaction() as tx:
+        number = versions.next_number(tx, target_id)
+        original = versions.get(tx, source_id, source.champion)
+        if original is None:
+            raise UnknownThing(f"version v{source.champion} of project {source_id} has no record")
+        services.registry.save(target_id, number, lambda new: _copy_files(folder, new))
+        versions.add(
+            tx,
+            Version(
+                project=target_id,
+                number=number,
+                state="challenger",
+                pipeline=original.pipeline,
+                snapshot=f"copy of {source_id}/{original.name}",
+                created_at=services.clock(),
+                classes=original.classes,
+                metrics=original.metrics,
+                gate={"reason": f"copied from project {source_id}, {original.name}"},
+            ),
+        )
+        promote(tx, target_id, number)
+    queues.publish(services, target_id)
+    return number
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        shutil.copy2(file, target / file.name)

@@ -1,0 +1,74 @@
+"""Which job goes to which queue, under which id: the only list of background work."""
+
+from __future__ import annotations
+
+import structlog
+
+from backend.errors import QueueError
+from backend.wiring import Services
+
+EVENTS, PUBLISH, TRAIN = "events", "publish", "train"
+
+EVENT_TIMEOUT_S = 300
+PUBLISH_TIMEOUT_S = 1800
+TRAIN_TIMEOUT_S = 6 * 3600
+
+log = structlog.get_logger(__name__)
+
+
+def event(services: Services, event_id: int) -> None:
+    """Wake a worker for an event; it is safe in the inbox when Redis is down."""
+    _try(services, EVENTS, "handle_event", f"event-{event_id}", EVENT_TIMEOUT_S, event_id=event_id)
+
+
+def publish(services: Services, project: int, *, step: int = 0) -> None:
+    """Have a project's open tasks predicted, ranked and published; again after every chunk."""
+    job_id = f"publish-{project}-{step}"
+    _try(services, PUBLISH, "publish", job_id, PUBLISH_TIMEOUT_S, project=project, step=step)
+
+
+def train(services: Services, project: int, snapshot: str) -> None:
+    """Have a version trained from a snapshot; the same snapshot never twice at once."""
+    job_id = train_job_id(project, snapshot)
+    _try(services, TRAIN, "train", job_id, TRAIN_TIMEOUT_S, project=project, snapshot=snapshot)
+
+
+def train_job_id(project: int, snapshot: str) -> str:
+    """Name the training of a snapshot."""
+    return f"train-{project}-{snapshot}"
+
+
+def propose_now(
+    services: Services, project: int, number: int, tasks: list[int], timeout_s: float
+) -> bool:
+    """Have single tasks predicted before everything else; True when done in time.
+
+    Raises QueueError when Redis is down.
+    """
+    job_id = f"propose-{project}-{number}-" + "-".join(map(str, tasks[:20]))
+    services.queues.enqueue(
+        PUBLISH,
+        "backend.jobs.propose",
+        job_id=job_id,
+        kwargs={"project": project, "number": number, "tasks": tasks},
+        at_front=True,
+        timeout_s=PUBLISH_TIMEOUT_S,
+    )
+    return services.queues.wait(job_id, timeout_s) == "finished"
+
+
+def _try(
+    services: Services, queue: str, name: str, job_id: str, timeout_s: int, **kwargs: int | str
+) -> None:
+    """Enqueue; when Redis is down, log it: the scheduler enqueues what the store shows as due."""
+    try:
+        services.queues.enqueue(
+            queue,
+            f"backend.jobs.{name}",
+            job_id=job_id,
+            kwargs=kwargs,
+            timeout_s=timeout_s,
+            on_failure="backend.jobs.mark_failed",
+        )
+    except QueueError as error:
+        log.warning("not enqueued; the scheduler will", job=job_id, reason=str(error))

@@ -1,0 +1,101 @@
+"""Where projects stand: read-only answers for the command line, the API and the demo."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backend.records import Job, Version
+from backend.steps import decide, projects
+from backend.store import annotations as annotation_rows
+from backend.store import inbox, jobs, learning, publishing, tasks, versions
+from backend.store import projects as project_rows
+from backend.wiring import Services
+
+
+@dataclass(frozen=True)
+class Status:
+    """One project at one moment.
+
+    training: why it trains, or why not; outcomes: counts by what annotators did.
+    """
+
+    project: int
+    title: str
+    strategy: str
+    champion: str | None
+    published: str | None
+    tasks: int
+    open_tasks: int
+    annotations: int
+    weak_labels: int
+    outcomes: Mapping[str, int]
+    waiting_events: int
+    running: tuple[Job, ...]
+    training: str
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """An open task and its published priority in [0, 1]."""
+
+    task: int
+    priority: float
+    problem: str | None
+
+
+def of_project(services: Services, project_id: int) -> Status:
+    """Return a project's status; raises UnknownThing."""
+    project = projects.require(services, project_id)
+    decision, _ = decide.training_decision(services, project_id)
+    with services.store.reading() as tx:
+        outcomes = Counter[str](i.outcome for i in learning.interactions(tx, project_id))
+        return Status(
+            project=project_id,
+            title=project.title,
+            strategy=project.strategy,
+            champion=f"v{project.champion}" if project.champion else None,
+            published=project.published,
+            tasks=len(tasks.all(tx, project_id)),
+            open_tasks=len(tasks.open(tx, project_id)),
+            annotations=len(annotation_rows.live(tx, project_id)),
+            weak_labels=len(learning.weak_labels(tx, project_id)),
+            outcomes=dict(outcomes),
+            waiting_events=len(inbox.pending(tx, limit=10_000)),
+            running=tuple(jobs.running(tx, project_id, "train")),
+            training=decision.reason,
+        )
+
+
+def all_projects(services: Services) -> list[Status]:
+    """Return the status of every project."""
+    with services.store.reading() as tx:
+        known = [project.id for project in project_rows.all(tx)]
+    return [of_project(services, project_id) for project_id in known]
+
+
+def versions_of(services: Services, project_id: int) -> list[Version]:
+    """Return a project's versions, newest first; raises UnknownThing."""
+    projects.require(services, project_id)
+    with services.store.reading() as tx:
+        found: list[Version] = versions.list(tx, project_id)
+    return sorted(found, key=lambda version: version.number, reverse=True)
+
+
+def jobs_of(services: Services, project_id: int, limit: int = 50) -> list[Job]:
+    """Return a project's latest jobs, newest first; raises UnknownThing."""
+    projects.require(services, project_id)
+    with services.store.reading() as tx:
+        found: list[Job] = jobs.list(tx, project_id, limit)
+    return found
+
+
+def queue_of(services: Services, project_id: int) -> list[QueueEntry]:
+    """Return the open tasks, most urgent first, as they are published."""
+    project = projects.require(services, project_id)
+    with services.store.reading() as tx:
+        priorities = publishing.of(tx, project_id, project.published or "")
+        waiting = tasks.open(tx, project_id)
+    entries = [QueueEntry(t.id, priorities.get(t.id, 0.0), t.problem) for t in waiting]
+    return sorted(entries, key=lambda entry: (-entry.priority, entry.task))

@@ -1,0 +1,58 @@
+"""What the scheduler does at each tick: everything that is due and that nobody else woke up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import structlog
+
+from backend.errors import LabelStudioError, QueueError
+from backend.steps import decide, queues, reconcile
+from backend.store import inbox, jobs, projects
+from backend.wiring import Services
+
+log = structlog.get_logger(__name__)
+
+
+def tick(services: Services) -> None:
+    """Wake workers for kept events, note dead jobs, enqueue due trainings and publications."""
+    try:
+        services.queues.ping()
+    except QueueError as error:
+        log.warning("waiting for Redis; events are kept", reason=str(error))
+        return
+    with services.store.reading() as tx:
+        waiting = inbox.pending(tx, limit=1000)
+        known = [project.id for project in projects.all(tx)]
+    for event in waiting:
+        queues.event(services, event.id)
+    for project_id in known:
+        note_dead_jobs(services, project_id)
+        decide.next_steps(services, project_id)
+
+
+def reconcile_all(services: Services) -> None:
+    """Reconcile every project; one that Label Studio refuses does not hold up the others."""
+    with services.store.reading() as tx:
+        known = [project.id for project in projects.all(tx)]
+    for project_id in known:
+        try:
+            found = reconcile.reconcile(services, project_id)
+        except LabelStudioError as error:
+            log.warning("not reconciled", project=project_id, reason=str(error))
+        else:
+            log.info("reconciled", project=project_id, **vars(found))
+
+
+def note_dead_jobs(services: Services, project_id: int) -> None:
+    """Mark as failed what the store believes to be running and the queue has lost."""
+    with services.store.reading() as tx:
+        running = jobs.running(tx, project_id, "train")
+    grace = services.clock() - timedelta(seconds=30)
+    for job in running:
+        young = job.created_at is not None and job.created_at > grace
+        if young or services.queues.is_alive(job.id):
+            continue
+        with services.store.transaction() as tx:
+            reason = "its worker died; the training starts again by itself"
+            jobs.finish(tx, job.id, "failed", reason, services.clock())

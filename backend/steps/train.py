@@ -1,0 +1,249 @@
+"""Train a challenger from a snapshot of the weak labels, judge it, keep it, promote the better."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import structlog
+
+import models.base
+from backend.errors import LabelclimbError
+from backend.labelstudio import config as label_config
+from backend.labelstudio import rle
+from backend.loop import gate, policy
+from backend.records import Job, Project, Task, VerifiedMask, Version, WeakLabel
+from backend.steps import projects as project_steps
+from backend.steps import queues
+from backend.store import annotations as annotation_rows
+from backend.store import jobs, learning, projects, tasks, versions
+from backend.wiring import Services
+from models.base import (
+    ClassSpec,
+    Fitted,
+    Image,
+    Mask,
+    Progress,
+    Sample,
+    WeakPoint,
+)
+from models.training import PROFILES, TrainingDiverged
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The weak labels of one moment, split by a hash of the image: `held_out` is never trained on.
+
+    snapshot: the digest that names this moment; newest_at: of the newest annotation in it.
+    """
+
+    project: Project
+    snapshot: str
+    newest_at: datetime | None
+    samples: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    specs: tuple[ClassSpec, ...]
+
+
+def run(services: Services, project_id: int, snapshot: str) -> None:
+    """Train as a job that people can watch; a reason that a person can act on ends it for good.
+
+    Such a failure counts as an answer: the same labels are tried again only on request.
+    """
+    job_id = queues.train_job_id(project_id, snapshot)
+    row = Job(job_id, project_id, "train", "running", created_at=services.clock())
+    with services.store.transaction() as tx:
+        jobs.put(tx, row)
+    try:
+        version = train(services, project_id, job_id)
+    except (LabelclimbError, ValueError, TrainingDiverged) as error:
+        log.warning("training failed", project=project_id, reason=str(error))
+        _note_failure(services, project_id, snapshot, job_id, str(error))
+        return
+    with services.store.transaction() as tx:
+        jobs.finish(tx, job_id, "done", None, services.clock())
+    log.info("trained", project=project_id, version=version.name if version else "nothing new")
+
+
+def _note_failure(
+    services: Services, project_id: int, snapshot: str, job_id: str, reason: str
+) -> None:
+    with services.store.transaction() as tx:
+        jobs.finish(tx, job_id, "failed", reason, services.clock())
+        if projects.get(tx, project_id) is not None:
+            projects.update(tx, project_id, last_snapshot=snapshot, train_requested_at=None)
+
+
+def train(services: Services, project_id: int, job_id: str) -> Version | None:
+    """Train, judge and store one version; returns it, or None when nothing was new.
+
+    The version is written before the pointer moves; a crash before that leaves no trace, and a
+    second run of the same job finds the snapshot already trained and does nothing.
+    """
+    training_set = load(services, project_id)
+    if training_set.snapshot == training_set.project.last_snapshot:
+        return None
+    champion = _champion(services, training_set.project)
+    challenger = _fit(services, training_set, champion, _reporter(services, job_id))
+    _progress(services, job_id, {"stage": "gate", "fraction": 1.0})
+    verdict = gate.judge(
+        _scores(champion, training_set) if champion else None,
+        _scores(challenger, training_set),
+        seed=services.settings.seed,
+    )
+    version = _keep(services, training_set, challenger, verdict)
+    queues.publish(services, project_id)
+    return version
+
+
+def load(services: Services, project_id: int) -> TrainingSet:
+    """Read the present weak labels as samples; images are decoded when they are needed."""
+    with services.store.reading() as tx:
+        project = projects.get(tx, project_id)
+        if project is None:
+            raise LabelclimbError(f"project {project_id} was deleted before its training began")
+        labels = learning.weak_labels(tx, project_id)
+        masks = learning.masks(tx, project_id)
+        images = {task.id: task for task in tasks.all(tx, project_id)}
+        written = annotation_rows.inventory(tx, project_id).values()
+    samples = _samples(services, images, labels, masks)
+    held_out = {s.key for s in samples if gate.is_validation(project_id, s.key)}
+    return TrainingSet(
+        project=project,
+        snapshot=policy.snapshot_digest(labels, masks),
+        newest_at=max(written, default=None),
+        samples=tuple(s for s in samples if s.key not in held_out),
+        held_out=tuple(s for s in samples if s.key in held_out),
+        specs=tuple(label_config.parse(project.label_config).specs),
+    )
+
+
+def _samples(
+    services: Services,
+    images: Mapping[int, Task],
+    labels: Sequence[WeakLabel],
+    masks: Sequence[VerifiedMask],
+) -> list[Sample]:
+    points: defaultdict[int, list[WeakPoint]] = defaultdict(list)
+    for label in labels:
+        weight = label.weight * label.trust
+        point = WeakPoint(label.class_name, label.x_px, label.y_px, label.positive, weight)
+        points[label.task].append(point)
+    verified: defaultdict[int, dict[str, Callable[[], Mask]]] = defaultdict(dict)
+    for mask in masks:
+        verified[mask.task][mask.class_name] = _decoder(mask)
+    usable = [images[task] for task in sorted(points.keys() | verified.keys()) if task in images]
+    return [
+        Sample(task.image, _loader(services, task), tuple(points[task.id]), verified[task.id])
+        for task in usable
+        if task.problem is None
+    ]
+
+
+def _loader(services: Services, task: Task) -> Callable[[], Image]:
+    return lambda: services.images.load(task.image, task.id)
+
+
+def _decoder(mask: VerifiedMask) -> Callable[[], Mask]:
+    return lambda: rle.decode_mask(rle.from_bytes(mask.rle), mask.height_px, mask.width_px)
+
+
+def _champion(services: Services, project: Project) -> Fitted | None:
+    if project.champion is None:
+        return None
+    with services.store.reading() as tx:
+        version = versions.get(tx, project.id, project.champion)
+    return (
+        services.residents.get(project.id, project.champion, version.pipeline) if version else None
+    )
+
+
+def _fit(
+    services: Services,
+    training_set: TrainingSet,
+    champion: Fitted | None,
+    report: Callable[[Progress], None],
+) -> Fitted:
+    settings = services.settings
+    profile = replace(PROFILES[settings.profile], encoder_weights=settings.encoder_weights)
+    return models.base.get(settings.pipeline).fit(
+        training_set.samples,
+        specs=training_set.specs,
+        profile=profile,
+        seed=settings.seed,
+        device=settings.device,
+        report=report,
+        warm_start=champion,
+    )
+
+
+def _scores(fitted: Fitted, training_set: TrainingSet) -> list[gate.TaskScore]:
+    """Score a version on the held-out tasks whose masks a person has verified."""
+    scores = []
+    for sample in training_set.held_out:
+        if not sample.masks:
+            continue
+        specs = [spec for spec in training_set.specs if spec.name in sample.masks]
+        image = sample.load()
+        proposed = {p.class_name: p.mask for p in fitted.propose(image, specs=specs).proposals}
+        nothing: Mask = np.zeros(image.shape[:2], dtype=bool)
+        for spec in specs:
+            truth = sample.masks[spec.name]()
+            scores.append(
+                gate.score(sample.key, spec.name, proposed.get(spec.name, nothing), truth)
+            )
+    return scores
+
+
+def _keep(
+    services: Services, training_set: TrainingSet, challenger: Fitted, verdict: gate.Verdict
+) -> Version:
+    """Write the files, then the record and the pointer in one transaction."""
+    project_id = training_set.project.id
+    with services.store.transaction() as tx:
+        number = versions.next_number(tx, project_id)
+    services.registry.save(project_id, number, challenger.save)
+    version = Version(
+        project=project_id,
+        number=number,
+        state="challenger",
+        pipeline=services.settings.pipeline,
+        snapshot=training_set.snapshot,
+        created_at=services.clock(),
+        classes=tuple(challenger.classes),
+        metrics=dict(challenger.metrics),
+        gate=dict(verdict.as_json()),
+    )
+    with services.store.transaction() as tx:
+        versions.add(tx, version)
+        if verdict.promote:
+            project_steps.promote(tx, project_id, number)
+        else:
+            versions.set_state(tx, project_id, number, "rejected")
+        projects.update(
+            tx,
+            project_id,
+            last_snapshot=training_set.snapshot,
+            last_snapshot_at=training_set.newest_at,
+            train_requested_at=None,
+        )
+        project_steps.want_order(tx, project_id)
+    return replace(version, state="champion" if verdict.promote else "rejected")
+
+
+def _reporter(services: Services, job_id: str) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        _progress(services, job_id, {k: v for k, v in vars(progress).items() if v is not None})
+
+    return report
+
+
+def _progress(services: Services, job_id: str, detail: Mapping[str, Any]) -> None:
+    with services.store.transaction() as tx:
+        jobs.progress(tx, job_id, detail)

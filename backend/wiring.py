@@ -1,0 +1,66 @@
+"""The one place that wires: settings in, the services that steps, web and commands use out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from backend import credentials
+from backend.credentials import Credentials
+from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.images import ImageStore
+from backend.queueing import Queues
+from backend.registry import Registry
+from backend.residents import Residents
+from backend.settings import Settings
+from backend.store import Store
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that talks to the world, injected; tests pass their own."""
+
+    settings: Settings
+    credentials: Credentials
+    store: Store
+    registry: Registry
+    queues: Queues
+    labelstudio: LabelStudio
+    images: ImageStore
+    residents: Residents
+    clock: Clock
+
+
+def utc_now() -> datetime:
+    """Return the present moment in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def build(settings: Settings) -> Services:
+    """Open the store (migrating it), and prepare the doors to Redis and Label Studio."""
+    key = settings.label_studio_api_key
+    labelstudio = LabelStudio(
+        settings.label_studio_url, key.get_secret_value() if key is not None else None
+    )
+    registry = Registry(settings.model_dir)
+    return Services(
+        settings=settings,
+        credentials=credentials.load(settings),
+        store=Store.open(settings.database_url),
+        registry=registry,
+        queues=Queues(settings.redis_url),
+        labelstudio=labelstudio,
+        images=ImageStore(
+            labelstudio,
+            settings.data_dir / "images",
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            allowed_hosts=settings.allowed_image_hosts,
+            max_cache_bytes=settings.max_cache_bytes,
+        ),
+        residents=Residents(registry, device=settings.device),
+        clock=utc_now,
+    )
