@@ -10,6 +10,7 @@ LabelclimbError
 |-- LabelStudioError       Label Studio refused or is down          (502)
 |-- QueueError             Redis is down                            (503)
 |-- ChildFailed            a supervised process died or never woke  (500)
+|-- VersionExists          a version's number is taken              (409)
 `-- CorruptVersion         a version's files do not match digests   (500)
 """
 
@@ -60,6 +61,10 @@ class ChildFailed(LabelclimbError):
     """A supervised process died or was not ready in time; the text ends with its last log lines."""
 
 
+class VersionExists(LabelclimbError):
+    """A version's number is taken; versions are written once."""
+
+
 class CorruptVersion(LabelclimbError):
     """A version's files are missing or do not match their digests."""
 
@@ -74,5 +79,6 @@ HTTP_STATUS: dict[type[LabelclimbError], int] = {
     LabelStudioError: 502,
     QueueError: 503,
     ChildFailed: 500,
+    VersionExists: 409,
     CorruptVersion: 500,
 }

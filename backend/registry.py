@@ -10,19 +10,17 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from backend.errors import CorruptVersion, LabelclimbError, UnknownThing
+from backend.errors import CorruptVersion, UnknownThing, VersionExists
 
 DIGESTS = "digests.json"
 METADATA = "version.json"
 UNFINISHED = ".unfinished-"
-
-
-class VersionExists(LabelclimbError):
-    """A version's number is taken; versions are written once."""
+LOCKED_WITHIN_S = 10  # a new draft may not be locked yet
 
 
 class Registry:
@@ -115,9 +113,11 @@ def _draft(parent: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove drafts whose writer is dead: nobody holds their lock any more."""
+    """Remove drafts whose writer is dead: nobody holds their lock any more, or not just yet."""
     for draft in parent.glob(f"{UNFINISHED}*"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            if time.time() - draft.stat().st_mtime < LOCKED_WITHIN_S:
+                continue
             held = os.open(draft, os.O_RDONLY)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

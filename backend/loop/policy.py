@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from backend.records import VerifiedMask, WeakLabel
@@ -66,10 +66,9 @@ def trainable_classes(labels: Iterable[WeakLabel]) -> tuple[str, ...]:
 
 def snapshot_digest(labels: Iterable[WeakLabel], masks: Iterable[VerifiedMask] = ()) -> str:
     """Return 16 hex digits that name a training set, whatever the order of its records."""
-    records: list[Sequence[object]] = [astuple(label) for label in labels]
-    records += [astuple(mask) for mask in masks]
-    rows = sorted(hashlib.sha256(repr(_plain(record)).encode()).digest() for record in records)
-    return hashlib.sha256(b"".join(rows)).hexdigest()[:16]
+    rows = [repr(vars(label)) for label in labels]
+    rows += [repr({**vars(mask), "rle": hashlib.sha256(mask.rle).hexdigest()}) for mask in masks]
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
 
 
 def _obstacle(state: PolicyState) -> str | None:
@@ -98,12 +97,3 @@ def _plus(moment: datetime | None, seconds: float) -> datetime | None:
 
 def _clock(moment: datetime, now: datetime) -> str:
     return moment.astimezone(now.tzinfo).strftime("%H:%M:%S")
-
-
-def _plain(record: Sequence[object]) -> tuple[object, ...]:
-    """Make equal records print equally: 1 and 1.0 of a database, bytes and memoryview."""
-    return tuple(float(v) if isinstance(v, int | float) else _text(v) for v in record)
-
-
-def _text(value: object) -> object:
-    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else value

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from backend.labelstudio.results import Click
 from backend.loop import interactions
-from backend.loop.interactions import Changes, Proposal
+from backend.loop.interactions import Proposal
 from backend.records import Annotation, WeakLabel, WeakLabelSource
 from models.base import Mask
 
@@ -76,10 +76,11 @@ def learn(
     verified = {}
     for name in classes:
         after = final.get(name, nothing)
-        labels += maker.parts(name, proposals.get(name), after, present)
+        far = far_from(after)
+        labels += maker.parts(name, proposals.get(name), after, far, present)
         if not partly_drawn(name, after, clicks):
             verified[name] = after
-            labels += maker.background(name, after, labels)
+            labels += maker.background(name, far, labels)
     return Learned(tuple(labels), verified)
 
 
@@ -101,12 +102,20 @@ def clearance_px(height_px: int, width_px: int) -> float:
     return min(float(CLEARANCE_PX), min(height_px, width_px) / 8)
 
 
+def far_from(final: Mask) -> Mask:
+    """Return the pixels at least `clearance_px` (up to 3 %: a chamfer distance) from the mask."""
+    if not final.any():
+        return np.ones_like(final)
+    distance = cv2.distanceTransform((~final).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    return np.asarray(distance >= clearance_px(*final.shape), dtype=np.bool_)
+
+
 def spread(mask: Mask, most: int, rng: np.random.Generator) -> Points:
     """Return at most `most` points (x, y) inside the mask, spread over its components.
 
     Candidates are the ridges of the distance to the border (the line itself of thin cracks) and a
-    lattice of pixels well inside blobs. Each of the largest components gets its innermost point, then the farthest
-    from those chosen while it is SPACING_PX away; the components take turns.
+    lattice of pixels well inside blobs. Each of the largest components gets its innermost point,
+    then the farthest from those chosen while it is SPACING_PX away; the components take turns.
     """
     if most < 1 or not mask.any():
         return np.empty((0, 2), dtype=np.int64)
@@ -118,13 +127,12 @@ def spread(mask: Mask, most: int, rng: np.random.Generator) -> Points:
     return points
 
 
-def far_points(final: Mask, most: int, rng: np.random.Generator) -> Points:
-    """Return at most `most` points (x, y), spread, at least `clearance_px` from the mask."""
-    height_px, width_px = final.shape
+def far_points(far: Mask, most: int, rng: np.random.Generator) -> Points:
+    """Return at most `most` points (x, y), spread over the pixels of `far`."""
+    height_px, width_px = far.shape
     xs = rng.integers(0, width_px, CANDIDATES)
     ys = rng.integers(0, height_px, CANDIDATES)
-    far = _distance_to(final)[ys, xs] >= clearance_px(height_px, width_px)
-    points = np.stack([xs[far], ys[far]], axis=1)
+    points = np.stack([xs, ys], axis=1)[far[ys, xs]]
     return _spread_out(points, most, 0.0)
 
 
@@ -145,7 +153,12 @@ class _Maker:
         ]
 
     def parts(
-        self, name: str, proposal: Proposal | None, final: Mask, present: frozenset[str]
+        self,
+        name: str,
+        proposal: Proposal | None,
+        final: Mask,
+        far: Mask,
+        present: frozenset[str],
     ) -> list[WeakLabel]:
         """Give the kept, added and removed parts of one class."""
         before = proposal.mask if proposal is not None else None
@@ -154,31 +167,26 @@ class _Maker:
         if outcome == "accepted":
             return self._positives(name, final, "accepted")
         drawn: WeakLabelSource = "added" if outcome == "modified" else "missed"
+        denied: WeakLabelSource = "rejected" if outcome == "rejected" else "removed"
         labels = self._positives(name, found.kept, "accepted")
         labels += self._positives(name, found.added, drawn)
-        denied: WeakLabelSource = "rejected" if outcome == "rejected" else "removed"
-        return labels + self._hard_negatives(name, found, final, denied)
+        # a crop around a point near a real defect would show it: hence the distance
+        return labels + self._hard_negatives(name, found.removed & far, denied)
 
-    def background(self, name: str, final: Mask, labels: Sequence[WeakLabel]) -> list[WeakLabel]:
+    def background(self, name: str, far: Mask, labels: Sequence[WeakLabel]) -> list[WeakLabel]:
         """Give as many negatives as balance the class, far from its mask."""
         signs = [label.positive for label in labels if label.class_name == name]
         wanted = 2 * sum(signs) - len(signs)
         most = min(MOST_BACKGROUND, max(LEAST_BACKGROUND, wanted))
-        points = far_points(final, most, self._rng(name, "background"))
+        points = far_points(far, most, self._rng(name, "background"))
         return [self._at(name, point, False, "background") for point in points]
 
     def _positives(self, name: str, mask: Mask, source: WeakLabelSource) -> list[WeakLabel]:
         points = spread(mask, MOST_POSITIVES, self._rng(name, source))
         return [self._at(name, point, True, source) for point in points]
 
-    def _hard_negatives(
-        self, name: str, found: Changes, final: Mask, source: WeakLabelSource
-    ) -> list[WeakLabel]:
-        """A crop around a point near a real defect would show it: keep the distance."""
-        if not found.removed.any():
-            return []
-        clear = found.removed & (_distance_to(final) >= clearance_px(*final.shape))
-        points = spread(clear, MOST_HARD, self._rng(name, source))
+    def _hard_negatives(self, name: str, mask: Mask, source: WeakLabelSource) -> list[WeakLabel]:
+        points = spread(mask, MOST_HARD, self._rng(name, source))
         return [self._at(name, point, False, source) for point in points]
 
     def _at(self, name: str, point: Points, positive: bool, source: WeakLabelSource) -> WeakLabel:
@@ -229,23 +237,16 @@ def _cropped(mask: Mask) -> tuple[int, int, Mask]:
 def _depth(mask: Mask) -> Depth:
     """Return the distance to the nearest pixel outside; beyond the image is outside."""
     padded = np.pad(mask.astype(np.uint8), 1)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)
     return np.asarray(distance[1:-1, 1:-1], dtype=np.float32)
-
-
-def _distance_to(mask: Mask) -> Depth:
-    """Return the distance of every pixel to the mask; infinite when it is empty."""
-    if not mask.any():
-        return np.full(mask.shape, np.inf, dtype=np.float32)
-    outside = (~mask).astype(np.uint8)
-    distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance, dtype=np.float32)
 
 
 def _inner_points(mask: Mask, depth: Depth) -> list[Points]:
     """Return the inner points (x, y) of the largest components, largest component first."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    ys, xs = np.nonzero(mask & (_is_ridge(depth) | _is_deep(depth, parts, count)))
+    inner = mask & (depth >= cv2.dilate(depth, np.ones((3, 3), dtype=np.uint8)))
+    inner[::LATTICE_PX, ::LATTICE_PX] |= _is_deep(inner, depth, parts, count)
+    ys, xs = np.nonzero(inner)
     order = np.argsort(parts[ys, xs], kind="stable")
     points = np.stack([xs, ys], axis=1).astype(np.int64)[order]
     cuts = np.searchsorted(parts[ys, xs][order], np.arange(1, count + 1))
@@ -253,18 +254,17 @@ def _inner_points(mask: Mask, depth: Depth) -> list[Points]:
     return [points[cuts[n] : cuts[n + 1]] for n in largest]
 
 
-def _is_ridge(depth: Depth) -> Mask:
-    return np.asarray(depth >= cv2.dilate(depth, np.ones((3, 3), dtype=np.uint8)), dtype=np.bool_)
+def _is_deep(ridge: Mask, depth: Depth, parts: npt.NDArray[np.int32], count: int) -> Mask:
+    """Say of the lattice's pixels whether they lie well inside.
 
-
-def _is_deep(depth: Depth, parts: npt.NDArray[np.int32], count: int) -> Mask:
-    """Return pixels of a lattice, half as deep as their component's innermost or DEEP_PX."""
-    lattice = np.s_[::LATTICE_PX, ::LATTICE_PX]
-    deepest = np.zeros(count, dtype=np.float32)
-    np.maximum.at(deepest, parts.ravel(), depth.ravel())
-    deep = np.zeros(depth.shape, dtype=np.bool_)
-    deep[lattice] = depth[lattice] >= np.minimum(deepest / 2, DEEP_PX)[parts[lattice]]
-    return deep
+    That is half as deep as their component's innermost pixel, which is on a ridge, or DEEP_PX.
+    """
+    deepest = np.full(count, np.inf, dtype=np.float32)
+    deepest[1:] = 0
+    np.maximum.at(deepest, parts[ridge], depth[ridge])
+    own = deepest[parts[::LATTICE_PX, ::LATTICE_PX]]
+    deep: Mask = depth[::LATTICE_PX, ::LATTICE_PX] >= np.minimum(own / 2, DEEP_PX)
+    return deep & (own < np.inf)
 
 
 def _farthest(points: Points, depth: Depth, rng: np.random.Generator) -> list[Points]:

@@ -58,6 +58,8 @@ def publication_due(services: Services, project_id: int) -> bool:
             return True
         if version_number(project.published) != project.champion:
             return True
+        if set(publishing.names(tx, project_id)) - {project.published} or project.pushing:
+            return True
         open_ids = {task.id for task in tasks.open(tx, project_id)}
         return bool(open_ids - publishing.of(tx, project_id, project.published).keys())
 

@@ -40,7 +40,7 @@ def from_annotation(tx: Connection, annotation: Annotation, config: LabelConfig)
     version = _version_seen(tx, annotation, present)
     shown = _shown(tx, annotation, version)
     size = _size(regions, shown, annotation)
-    proposed = _by_class(shown)
+    proposed = _by_class(shown, config)
     final = _final(results.class_masks(annotation.result, config), size)
     clicks = results.clicks(annotation.result, config)
     alone = interactions.is_click_only(
@@ -105,19 +105,19 @@ def _declared(item: Mapping[str, object]) -> tuple[int, int] | None:
     )
 
 
-def _by_class(shown: Sequence[ProposedRegion]) -> dict[str, Proposal]:
+def _by_class(shown: Sequence[ProposedRegion], config: LabelConfig) -> dict[str, Proposal]:
     by_class: defaultdict[str, list[ProposedRegion]] = defaultdict(list)
     for region in shown:
         by_class[region.class_name].append(region)
-    return {name: _proposal(regions) for name, regions in by_class.items()}
+    return {
+        name: Proposal(mask, frozenset(region.region_id for region in by_class[name]))
+        for name, mask in _as_displayed(shown, config).items()
+    }
 
 
-def _proposal(regions: Sequence[ProposedRegion]) -> Proposal:
-    masks = [rle.decode_mask(r.rle, r.height_px, r.width_px) for r in regions]
-    whole = masks[0].copy()
-    for mask in masks[1:]:
-        whole |= mask
-    return Proposal(whole, frozenset(region.region_id for region in regions))
+def _as_displayed(shown: Sequence[ProposedRegion], config: LabelConfig) -> dict[str, Mask]:
+    """Return the masks that the annotator had on screen: an outline or a box is coarser."""
+    return results.class_masks(results.prediction_result(shown, config), config)
 
 
 def _final(masks: Mapping[str, Mask], size: tuple[int, int] | None) -> dict[str, Mask]:

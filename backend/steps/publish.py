@@ -79,6 +79,7 @@ def show(services: Services, project_id: int) -> str | None:
     if shown is not None:
         missing = [task for task in open_tasks if task.id not in shown]
         _push(services, project, project.published or "", missing, ranked.priorities)
+        _remove_others(services, project.id, keep=project.published or "")
         return project.published
     return _show_anew(services, project, open_tasks, ranked.priorities)
 
@@ -195,6 +196,8 @@ def _remove_others(services: Services, project_id: int, *, keep: str) -> None:
     """Remove every other name of ours from Label Studio; the store keeps the regions for ever."""
     with services.store.reading() as tx:
         ours = set(publishing.names(tx, project_id))
+    if ours <= {keep}:
+        return
     present = set(services.labelstudio.model_versions(project_id))
     for name in sorted((ours & present) - {keep}):
         services.labelstudio.delete_model_version(project_id, name)

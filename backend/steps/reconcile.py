@@ -30,14 +30,14 @@ def reconcile(services: Services, project_id: int) -> Found:
 
     Raises LabelStudioError when Label Studio is down.
     """
-    inventory = services.labelstudio.inventory(project_id)
-    payload = services.labelstudio.get_project(project_id)
-    with services.store.reading() as tx:
+    with services.store.reading() as tx:  # before asking: what comes meanwhile is not "gone"
         if projects.get(tx, project_id) is None:
             return Found()
         known_tasks = {task.id: task for task in tasks.all(tx, project_id)}
         known = annotation_rows.inventory(tx, project_id)
         owners = {a.id: a.task for a in annotation_rows.live(tx, project_id)}
+    payload = services.labelstudio.get_project(project_id)
+    inventory = services.labelstudio.inventory(project_id)
     project = {key: payload.get(key) for key in intake.PROJECT_FIELDS}
     new_tasks = [row for row in inventory if row.id not in known_tasks]
     changed = list(_changed(inventory, known, owners))

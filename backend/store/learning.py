@@ -14,7 +14,7 @@ from backend.store import schema, statements
 TABLES = (schema.interactions, schema.weak_labels, schema.masks)
 
 
-def replace(  # noqa: PLR0917 - the whole of what one annotation teaches
+def replace(
     tx: Connection,
     annotation: int,
     project: int,

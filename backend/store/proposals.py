@@ -12,7 +12,7 @@ from backend.store import statements
 from backend.store.schema import proposals, proposed_regions, tasks
 
 
-def save(  # noqa: PLR0917 - the whole of what one version proposes for one task
+def save(
     tx: Connection,
     project: int,
     task: int,

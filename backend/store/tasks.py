@@ -17,6 +17,8 @@ from backend.store.schema import (
     tasks,
 )
 
+Key = tuple[int, int]  # project and id
+
 
 def upsert(tx: Connection, seen: Sequence[Task]) -> list[int]:
     """Store tasks; return the ids that are new or whose identity (image, created_at) changed.
@@ -24,16 +26,22 @@ def upsert(tx: Connection, seen: Sequence[Task]) -> list[int]:
     A changed identity removes all that hung on the old one. A sighting of an older identity than
     the stored one is ignored; an unknown created_at, size or problem leaves the stored one.
     """
-    fresh = []
+    known = _locked(tx, seen)
+    fresh: dict[Key, Task | None] = {}
+    written: dict[Key, Task] = {}
     for task in seen:
-        known = _locked(tx, task)
-        if known is None or _is_newer(task, known):
-            forget_identity(tx, task.project, [task.id])
-            _write(tx, task)
-            fresh.append(task.id)
-        elif _is_same(task, known):
-            _write(tx, _completed(task, known))
-    return list(dict.fromkeys(fresh))
+        key = (task.project, task.id)
+        before = known.get(key)
+        if before is None or _is_newer(task, before):
+            fresh.setdefault(key, before)
+            known[key] = written[key] = task
+        elif _is_same(task, before):
+            known[key] = written[key] = _completed(task, before)
+    for (project, id), former in fresh.items():
+        if former is not None:
+            forget_identity(tx, project, [id])
+    statements.upsert(tx, tasks, [statements.values(written[key]) for key in sorted(written)])
+    return [id for _, id in fresh]
 
 
 def get(tx: Connection, project: int, id: int) -> Task | None:
@@ -99,14 +107,15 @@ def _delete_of(tx: Connection, table: Table, project: int, ids: list[int]) -> No
     tx.execute(table.delete().where(table.c.project == project, table.c.task.in_(ids)))
 
 
-def _locked(tx: Connection, task: Task) -> Task | None:
-    found = select(tasks).where(tasks.c.project == task.project, tasks.c.id == task.id)
-    row = tx.execute(found.with_for_update()).one_or_none()
-    return None if row is None else statements.record(Task, row)
-
-
-def _write(tx: Connection, task: Task) -> None:
-    statements.upsert(tx, tasks, [statements.values(task)])
+def _locked(tx: Connection, seen: Sequence[Task]) -> dict[Key, Task]:
+    """Return those that are stored; PostgreSQL keeps other writers from them until we commit."""
+    known = {}
+    for project in sorted({task.project for task in seen}):
+        for chunk in statements.chunks(sorted({t.id for t in seen if t.project == project})):
+            found = select(tasks).where(tasks.c.project == project, tasks.c.id.in_(chunk))
+            for row in tx.execute(found.order_by(tasks.c.id).with_for_update()):
+                known[project, row.id] = statements.record(Task, row)
+    return known
 
 
 def _is_same(task: Task, known: Task) -> bool:

@@ -34,8 +34,10 @@ def judge(
     )
 
 
-def outcomes(*args: Mask | None, present: tuple[str, ...] = ("v3-5-1",)) -> list[str]:
-    return [one.outcome for one in judge(*args, present=present)]
+def outcomes(
+    before: Mask | None, after: Mask | None, present: tuple[str, ...] = ("v3-5-1",)
+) -> list[str]:
+    return [one.outcome for one in judge(before, after, present)]
 
 
 def test_untouched_is_accepted() -> None:

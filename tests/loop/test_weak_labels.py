@@ -44,7 +44,7 @@ def crack(size: tuple[int, int] = SIZE) -> Mask:
     return canvas.astype(bool)
 
 
-def distance_to(mask: Mask) -> np.ndarray:
+def distance_to(mask: Mask) -> weak_labels.Depth:
     return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5))
 
 

@@ -6,35 +6,36 @@ from itertools import permutations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.store import Store, annotations, learning, tasks
+from backend.store import Store, learning, tasks
+from backend.store import annotations as annotation_rows
 from tests.store.examples import annotation, at, interaction, mask, task, weak_label
 
 
 def test_what_was_put_comes_back(store: Store) -> None:
     with store.transaction() as tx:
-        assert annotations.put(tx, annotation(bulk=True, was_cancelled=True))
-        assert annotations.get(tx, 5) == annotation(bulk=True, was_cancelled=True)
-        assert annotations.get(tx, 6) is None
-        assert annotations.of_task(tx, 7, 10) == [annotation(bulk=True, was_cancelled=True)]
-        assert annotations.of_task(tx, 7, 11) == []
+        assert annotation_rows.put(tx, annotation(bulk=True, was_cancelled=True))
+        assert annotation_rows.get(tx, 5) == annotation(bulk=True, was_cancelled=True)
+        assert annotation_rows.get(tx, 6) is None
+        assert annotation_rows.of_task(tx, 7, 10) == [annotation(bulk=True, was_cancelled=True)]
+        assert annotation_rows.of_task(tx, 7, 11) == []
 
 
 def test_the_same_state_again_is_stale_a_newer_one_is_not(store: Store) -> None:
     newer = annotation(updated_at=at(70), result=())
     with store.transaction() as tx:
-        assert annotations.put(tx, annotation())
-        assert not annotations.put(tx, annotation())
-        assert annotations.put(tx, newer)
-        assert not annotations.put(tx, annotation())
-        assert annotations.get(tx, 5) == newer
+        assert annotation_rows.put(tx, annotation())
+        assert not annotation_rows.put(tx, annotation())
+        assert annotation_rows.put(tx, newer)
+        assert not annotation_rows.put(tx, annotation())
+        assert annotation_rows.get(tx, 5) == newer
 
 
 def test_another_state_of_the_same_moment_is_taken(store: Store) -> None:
     """Label Studio repeats requests after lock errors; both states may carry one time."""
     with store.transaction() as tx:
-        annotations.put(tx, annotation())
-        assert annotations.put(tx, annotation(was_cancelled=True))
-        assert not annotations.put(tx, annotation(was_cancelled=True))
+        annotation_rows.put(tx, annotation())
+        assert annotation_rows.put(tx, annotation(was_cancelled=True))
+        assert not annotation_rows.put(tx, annotation(was_cancelled=True))
 
 
 def test_any_order_of_arrival_gives_the_newest_state(store: Store) -> None:
@@ -42,22 +43,22 @@ def test_any_order_of_arrival_gives_the_newest_state(store: Store) -> None:
     for number, order in enumerate(permutations(states)):
         with store.transaction() as tx:
             for state in order:
-                annotations.put(tx, replace(state, id=100 + number))
-            assert annotations.get(tx, 100 + number) == replace(states[-1], id=100 + number)
+                annotation_rows.put(tx, replace(state, id=100 + number))
+            assert annotation_rows.get(tx, 100 + number) == replace(states[-1], id=100 + number)
 
 
 def test_a_deleted_one_takes_what_it_taught_along(store: Store) -> None:
     with store.transaction() as tx:
-        annotations.put(tx, annotation())
-        annotations.put(tx, annotation(id=6))
+        annotation_rows.put(tx, annotation())
+        annotation_rows.put(tx, annotation(id=6))
         learning.replace(tx, 5, 7, 10, [interaction()], [weak_label()], [mask()])
         learning.replace(tx, 6, 7, 10, [], [weak_label(annotation=6)], [])
-        assert annotations.delete(tx, 7, [5, 77], at(99)) == [5]
-        assert annotations.delete(tx, 7, [5], at(99)) == []
+        assert annotation_rows.delete(tx, 7, [5, 77], at(99)) == [5]
+        assert annotation_rows.delete(tx, 7, [5], at(99)) == []
         assert learning.weak_labels(tx, 7) == [weak_label(annotation=6)]
         assert learning.masks(tx, 7) == learning.interactions(tx, 7) == []
-        assert [each.id for each in annotations.live(tx, 7)] == [6]
-        buried = annotations.get(tx, 5)
+        assert [each.id for each in annotation_rows.live(tx, 7)] == [6]
+        buried = annotation_rows.get(tx, 5)
         assert buried is not None
         assert buried.deleted
         assert buried.result == ()
@@ -65,50 +66,49 @@ def test_a_deleted_one_takes_what_it_taught_along(store: Store) -> None:
 
 def test_an_older_event_does_not_bring_a_deleted_one_back(store: Store) -> None:
     with store.transaction() as tx:
-        annotations.put(tx, annotation())
-        annotations.delete(tx, 7, [5], at(99))
-        assert not annotations.put(tx, annotation(updated_at=at(98)))
-        assert not annotations.put(tx, annotation(updated_at=at(99)))
-        assert annotations.live(tx, 7) == []
+        annotation_rows.put(tx, annotation())
+        annotation_rows.delete(tx, 7, [5], at(99))
+        assert not annotation_rows.put(tx, annotation(updated_at=at(98)))
+        assert not annotation_rows.put(tx, annotation(updated_at=at(99)))
+        assert annotation_rows.live(tx, 7) == []
 
 
 def test_a_deletion_that_overtakes_the_creation_still_wins(store: Store) -> None:
     with store.transaction() as tx:
-        assert annotations.delete(tx, 7, [5], at(99)) == []
-        assert not annotations.put(tx, annotation())
-        assert annotations.inventory(tx, 7) == {}
+        assert annotation_rows.delete(tx, 7, [5], at(99)) == []
+        assert not annotation_rows.put(tx, annotation())
+        assert annotation_rows.inventory(tx, 7) == {}
 
 
-def test_an_id_that_is_given_again_after_the_deletion_is_alive(store: Store) -> None:
-    again = annotation(updated_at=at(100))
+def test_a_deleted_annotation_stays_deleted_whatever_the_clocks_say(store: Store) -> None:
     with store.transaction() as tx:
-        annotations.put(tx, annotation())
-        annotations.delete(tx, 7, [5], at(99))
-        assert annotations.put(tx, again)
-        assert annotations.live(tx, 7) == [again]
+        annotation_rows.put(tx, annotation())
+        annotation_rows.delete(tx, 7, [5], at(99))
+        assert not annotation_rows.put(tx, annotation(updated_at=at(100)))
+        assert not annotation_rows.live(tx, 7)
 
 
 def test_a_clock_behind_label_studios_does_not_undo_a_deletion(store: Store) -> None:
     with store.transaction() as tx:
-        annotations.put(tx, annotation(updated_at=at(60)))
-        assert annotations.delete(tx, 7, [5], at(0)) == [5]
-        assert not annotations.put(tx, annotation(updated_at=at(60)))
+        annotation_rows.put(tx, annotation(updated_at=at(60)))
+        assert annotation_rows.delete(tx, 7, [5], at(0)) == [5]
+        assert not annotation_rows.put(tx, annotation(updated_at=at(60)))
 
 
 def test_an_annotation_older_than_its_task_belongs_to_a_former_task(store: Store) -> None:
     with store.transaction() as tx:
         tasks.upsert(tx, [task(created_at=at(3600))])
-        assert not annotations.put(tx, annotation())
-        assert annotations.put(tx, annotation(updated_at=at(3601)))
+        assert not annotation_rows.put(tx, annotation())
+        assert annotation_rows.put(tx, annotation(updated_at=at(3601)))
 
 
 def test_the_inventory_holds_the_living_of_one_project(store: Store) -> None:
     with store.transaction() as tx:
         for state in (annotation(), annotation(id=6, was_cancelled=True), annotation(id=7)):
-            annotations.put(tx, state)
-        annotations.put(tx, annotation(id=8, project=9))
-        annotations.delete(tx, 7, [7], at(99))
-        assert annotations.inventory(tx, 7) == {5: at(60), 6: at(60)}
+            annotation_rows.put(tx, state)
+        annotation_rows.put(tx, annotation(id=8, project=9))
+        annotation_rows.delete(tx, 7, [7], at(99))
+        assert annotation_rows.inventory(tx, 7) == {5: at(60), 6: at(60)}
 
 
 IDS = (1, 2, 3)
@@ -127,11 +127,11 @@ def test_events_late_twice_or_out_of_order_give_the_same_end(
     deleted = {id for kind, id, _ in events if kind == "delete"}
     newest = {id: at(second) for kind, id, second in sorted(events) if kind == "write"}
     with store.transaction() as tx:
-        tasks.forget_identity(tx, 7, [10, annotations.NO_TASK])
+        tasks.forget_identity(tx, 7, [10, annotation_rows.NO_TASK])
         for kind, id, second in events + events[::2]:
             if kind == "write":
-                annotations.put(tx, annotation(id=id, updated_at=at(second)))
+                annotation_rows.put(tx, annotation(id=id, updated_at=at(second)))
             else:
-                annotations.delete(tx, 7, [id], at(second))
+                annotation_rows.delete(tx, 7, [id], at(second))
         expected = {id: moment for id, moment in newest.items() if id not in deleted}
-        assert annotations.inventory(tx, 7) == expected
+        assert annotation_rows.inventory(tx, 7) == expected

@@ -3,14 +3,15 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from backend.store import Store, annotations, learning
+from backend.store import Store, learning
+from backend.store import annotations as annotation_rows
 from tests.store.examples import annotation, at, interaction, mask, weak_label
 
 
 def test_the_newest_state_replaces_all_that_an_annotation_taught(store: Store) -> None:
     negative = weak_label(positive=False, source="removed", x_px=1.0)
     with store.transaction() as tx:
-        annotations.put(tx, annotation())
+        annotation_rows.put(tx, annotation())
         learning.replace(tx, 5, 7, 10, [interaction()], [weak_label(), negative], [mask()])
         assert learning.weak_labels(tx, 7) == [weak_label(), negative]
         assert learning.masks(tx, 7) == [mask()]
@@ -23,7 +24,7 @@ def test_the_newest_state_replaces_all_that_an_annotation_taught(store: Store) -
 def test_removing_leaves_other_annotations_and_projects_alone(store: Store) -> None:
     with store.transaction() as tx:
         for id, project in ((5, 7), (6, 7), (8, 9)):
-            annotations.put(tx, annotation(id=id, project=project))
+            annotation_rows.put(tx, annotation(id=id, project=project))
             taught = weak_label(annotation=id, project=project)
             learning.replace(tx, id, project, 10, [], [taught], [])
         learning.remove(tx, [5, 404])
@@ -34,7 +35,7 @@ def test_removing_leaves_other_annotations_and_projects_alone(store: Store) -> N
 def test_interactions_after_a_moment_are_counted_in_order_of_time(store: Store) -> None:
     late, early = interaction(created_at=at(9), class_name="rust"), interaction(created_at=at(3))
     with store.transaction() as tx:
-        annotations.put(tx, annotation())
+        annotation_rows.put(tx, annotation())
         learning.replace(tx, 5, 7, 10, [late, early], [], [])
         assert learning.interactions(tx, 7) == [early, late]
         assert learning.interactions(tx, 7, since=at(3)) == [late]
@@ -46,7 +47,7 @@ def test_interactions_after_a_moment_are_counted_in_order_of_time(store: Store) 
 @pytest.mark.parametrize("change", [{"annotation": 6}, {"task": 11}, {"project": 8}])
 def test_records_of_another_owner_are_refused(store: Store, change: dict[str, int]) -> None:
     with store.transaction() as tx:
-        annotations.put(tx, annotation())
+        annotation_rows.put(tx, annotation())
         with pytest.raises(ValueError, match="is not of"):
             learning.replace(tx, 5, 7, 10, [], [weak_label(**change)], [])
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Connection
 
-from backend.store import Store, annotations, learning, proposals, publishing, tasks
+from backend.store import Store, learning, proposals, publishing, tasks
+from backend.store import annotations as annotation_rows
 from tests.store.examples import (
     annotation,
     at,
@@ -19,7 +20,7 @@ from tests.store.examples import (
 def give_a_history(tx: Connection) -> None:
     """Let task 10 have all that can hang on a task."""
     tasks.upsert(tx, [task()])
-    assert annotations.put(tx, annotation())
+    assert annotation_rows.put(tx, annotation())
     learning.replace(tx, 5, 7, 10, [interaction()], [weak_label()], [mask()])
     proposals.save(tx, 7, 10, 1, [region()], evidence())
     publishing.record(tx, 7, "v1", {10: 0.5})
@@ -27,7 +28,7 @@ def give_a_history(tx: Connection) -> None:
 
 def history(tx: Connection) -> list[object]:
     return [
-        annotations.live(tx, 7),
+        annotation_rows.live(tx, 7),
         learning.interactions(tx, 7),
         learning.weak_labels(tx, 7),
         learning.masks(tx, 7),
@@ -94,11 +95,11 @@ def test_a_task_is_open_until_it_has_a_living_annotation_that_is_no_skip(store: 
     with store.transaction() as tx:
         tasks.upsert(tx, [task(), task(id=11), task(id=12)])
         assert open_ids(tx) == [10, 11, 12]
-        annotations.put(tx, annotation(id=1, task=11, was_cancelled=True))
+        annotation_rows.put(tx, annotation(id=1, task=11, was_cancelled=True))
         assert open_ids(tx) == [10, 11, 12]
-        annotations.put(tx, annotation(id=2, task=11))
+        annotation_rows.put(tx, annotation(id=2, task=11))
         assert open_ids(tx) == [10, 12]
-        annotations.delete(tx, 7, [2], at(99))
+        annotation_rows.delete(tx, 7, [2], at(99))
         assert open_ids(tx) == [10, 11, 12]
         assert tasks.open(tx, 8) == []
 
@@ -117,10 +118,10 @@ def test_deleting_takes_everything_along_and_says_what_was_known(store: Store) -
     with store.transaction() as tx:
         give_a_history(tx)
         tasks.upsert(tx, [task(id=11)])
-        annotations.put(tx, annotation(id=6, task=11))
+        annotation_rows.put(tx, annotation(id=6, task=11))
         assert tasks.delete(tx, 7, [10, 999]) == [10]
-        assert [each.id for each in annotations.live(tx, 7)] == [6]
-        annotations.delete(tx, 7, [6], at(99))
+        assert [each.id for each in annotation_rows.live(tx, 7)] == [6]
+        annotation_rows.delete(tx, 7, [6], at(99))
         assert not any(history(tx))
         assert tasks.all(tx, 7) == [task(id=11)]
         assert proposals.by_region_ids(tx, ["v1-10-1"])

@@ -11,7 +11,7 @@ from strategies import base
 from strategies.base import Pool
 
 
-def make_pool(ids: list[int] | np.ndarray, seed: int = 0) -> Pool:
+def make_pool(ids: list[int] | base.IntArray, seed: int = 0) -> Pool:
     """Give each id evidence that depends on the id alone."""
     ids = np.asarray(ids, dtype=np.int64)
     rngs = [np.random.default_rng((seed, int(i))) for i in ids]

@@ -1,0 +1,65 @@
+"""Fixtures that start real things: Label Studio for the session, Chromium for one test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e import label_studio_server
+from tests.e2e.label_studio_server import LabelStudioServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+SERVER_KEY = pytest.StashKey[LabelStudioServer]()
+
+
+@pytest.fixture(scope="session")
+def label_studio(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[LabelStudioServer]:
+    """Give a real Label Studio, empty but for its user; all tests of the session share it."""
+    _skip_or_fail(label_studio_server.missing())
+    with label_studio_server.running(tmp_path_factory.mktemp("label-studio")) as server:
+        request.config.stash[SERVER_KEY] = server
+        yield server
+
+
+@pytest.fixture
+def annotator_page(label_studio: LabelStudioServer) -> Iterator[Page]:
+    """Give a Chromium page that is logged in to Label Studio, for this test alone."""
+    browser = pytest.importorskip("tests.e2e.browser", reason="playwright is not installed")
+    _skip_or_fail(browser.missing())
+    with browser.chromium_page() as page:
+        browser.log_in(page, label_studio)
+        yield page
+
+
+@pytest.fixture
+def screenshots(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Give the folder for screenshots: LABELCLIMB_SCREENSHOTS/<test>, or a temporary one."""
+    chosen = os.environ.get("LABELCLIMB_SCREENSHOTS")
+    return Path(chosen) / request.node.name if chosen else tmp_path / "screenshots"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of Label Studio's log below a failure of a test that used it."""
+    report = yield
+    server = item.config.stash.get(SERVER_KEY, None)
+    if report.failed and server and "label_studio" in getattr(item, "fixturenames", ()):
+        report.sections.append((f"Label Studio log ({server.log_file})", server.log_tail()))
+    return report
+
+
+def _skip_or_fail(problem: str | None) -> None:
+    if problem and os.environ.get("CI"):
+        pytest.fail(f"{problem} (in CI nothing is skipped)", pytrace=False)
+    if problem:
+        pytest.skip(problem)

@@ -1,0 +1,1 @@
+"""Tests that start a real Label Studio and drive it by API and browser."""

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from backend.loop.policy import PolicyState, decide, snapshot_digest, trainable_classes
+from backend.records import VerifiedMask
+from tests.loop.making import NOON, weak_label
+
+EMPTY_MASK = VerifiedMask(7, 5, 31, "crack", 10, 10, b"\x00\x01")
+
+
+def ago(seconds: float) -> datetime:
+    return NOON - timedelta(seconds=seconds)
+
+
+def state(**changes: Any) -> PolicyState:
+    values: dict[str, Any] = {
+        "new_labels": 25,
+        "train_after": 20,
+        "quiet_s": 30.0,
+        "max_wait_s": 900.0,
+        "newest_annotation_at": ago(60),
+        "oldest_untrained_at": ago(300),
+        "train_requested_at": None,
+        "running": False,
+        "snapshot": "b" * 16,
+        "last_snapshot": "a" * 16,
+    }
+    return PolicyState(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "train", "reason"),
+    [
+        ({}, True, "25 of 20 new labels; nobody has annotated for 30 s"),
+        ({"new_labels": 7}, False, "7 of 20 new labels"),
+        ({"new_labels": 20}, True, "20 of 20 new labels; nobody has annotated for 30 s"),
+        (
+            {"newest_annotation_at": ago(20)},
+            False,
+            "25 of 20 new labels; quiet period ends 12:00:10",
+        ),
+        (
+            {"newest_annotation_at": ago(2), "oldest_untrained_at": ago(900)},
+            True,
+            "25 of 20 new labels; the oldest waited longer than 900 s",
+        ),
+        (
+            {"new_labels": 3, "oldest_untrained_at": ago(9000)},
+            False,
+            "3 of 20 new labels",
+        ),
+        (
+            {"new_labels": 1, "newest_annotation_at": NOON, "train_requested_at": ago(5)},
+            True,
+            "training was requested at 11:59:55",
+        ),
+        ({"running": True, "train_requested_at": ago(5)}, False, "a training is queued or running"),
+        (
+            {"snapshot": "a" * 16, "train_requested_at": ago(5)},
+            False,
+            "nothing has changed since the last training",
+        ),
+        (
+            {"trainable": False, "train_requested_at": ago(5)},
+            False,
+            "nothing to train: no class has both positive and negative labels yet",
+        ),
+        ({"last_snapshot": None}, True, "25 of 20 new labels; nobody has annotated for 30 s"),
+    ],
+)
+def test_decisions(changes: dict[str, Any], train: bool, reason: str) -> None:
+    decision = decide(state(**changes), NOON)
+    assert (decision.train, decision.reason) == (train, reason)
+
+
+def test_the_quiet_period_ends_exactly_when_it_says() -> None:
+    young = state(newest_annotation_at=ago(0))
+    assert not decide(young, NOON + timedelta(seconds=29.999)).train
+    assert decide(young, NOON + timedelta(seconds=30)).train
+
+
+def test_a_class_needs_both_signs() -> None:
+    labels = [weak_label(), weak_label(class_name="rust"), weak_label(positive=False)]
+    assert trainable_classes(labels) == ("crack",)
+    assert trainable_classes(labels[:2]) == ()
+
+
+def test_the_digest_ignores_the_order_of_records() -> None:
+    labels = [weak_label(x_px=float(n)) for n in range(50)]
+    shuffled = random.Random(1).sample(labels, 50)
+    digest = snapshot_digest(labels, [EMPTY_MASK])
+    assert digest == snapshot_digest(shuffled, [EMPTY_MASK])
+    assert len(digest) == 16 and int(digest, 16) >= 0
+
+
+def test_the_digest_sees_every_field_and_every_repetition() -> None:
+    plain = snapshot_digest([weak_label()])
+    for change in (
+        {"positive": False},
+        {"x_px": 3.25},
+        {"weight": 2.0},
+        {"trust": 0.25},
+        {"class_name": "rust"},
+        {"task": 6},
+        {"source": "missed"},
+    ):
+        assert snapshot_digest([weak_label(**change)]) != plain
+    assert snapshot_digest([weak_label(), weak_label()]) != plain
+    assert snapshot_digest([weak_label()], [EMPTY_MASK]) != plain
+    assert snapshot_digest([], [EMPTY_MASK]) != snapshot_digest(
+        [], [replace(EMPTY_MASK, rle=b"\x01")]
+    )
