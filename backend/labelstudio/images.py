@@ -12,6 +12,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -117,7 +118,8 @@ class ImageStore:
             self._cache_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._cache_dir, delete=False) as new:
                 new.write(data)
-            Path(new.name).replace(self._file(uri))
+            with suppress(FileNotFoundError):  # evicted already by others: the cache is full
+                Path(new.name).replace(self._file(uri))
             self._evict()
         except OSError as error:
             raise ImageError(f"the image cache cannot be written: {error}") from error

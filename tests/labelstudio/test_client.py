@@ -180,7 +180,7 @@ def test_a_refused_exchange_does_not_tell_the_token():
 
 def test_inventory_reads_all_pages_from_the_list_only():
     rows = [
-        {"id": n, "annotations_ids": ids, "updated_at": "2026-11-21T00:42:51.5Z", "data": {}}
+        {"id": n, "annotations_ids": ids, "updated_at": "2026-11-21T00:42:51.500000Z", "data": {}}
         for n, ids in ((1, ""), (2, "5"), (3, "7, 9"))
     ]
     server = Server(ok({"tasks": rows[:2], "total": 3}), then=ok({"tasks": rows[2:], "total": 3}))

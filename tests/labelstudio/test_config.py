@@ -89,6 +89,16 @@ def test_settings_of_the_label_win_over_those_of_the_control():
     assert found.specs == (crack.spec, rust.spec)
 
 
+def test_settings_of_the_brush_win_over_those_of_the_polygon():
+    polygon = '<PolygonLabels name="p" toName="img"><Label value="crack" {}/></PolygonLabels>'
+    painted = '<BrushLabels name="b" toName="img"><Label value="crack" {}/></BrushLabels>'
+    low, high = 'model_threshold="0.1"', 'model_threshold="0.9"'
+    both = config.parse(view(polygon.format(low) + painted.format(high)))
+    assert both.settings["crack"].spec.threshold == 0.9
+    one = config.parse(view(polygon.format(low) + painted.format("")))
+    assert one.settings["crack"].spec.threshold == 0.1
+
+
 def test_model_output_chooses_the_control():
     with_polygon = payloads.CONFIG.replace(
         '<PolygonLabels name="poly"', '<PolygonLabels name="poly" model_output="polygon"'
@@ -136,6 +146,7 @@ OUTSIDE = '<!DOCTYPE v [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>&a;</View
         ("<Image name='a' value='$a'/>", "outermost tag is <Image>"),
         ("<View/>", "no <Image>"),
         ("<View>" + " " * config.MAX_CHARACTERS + "</View>", "at most"),
+        ("<!DOCTYPE View><View/>", "document type or entities"),
         (BOMB, "document type or entities"),
         (OUTSIDE, "document type or entities"),
         (view(""), "nothing to propose"),

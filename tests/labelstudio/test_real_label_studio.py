@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -135,10 +136,16 @@ def test_what_is_wrong_is_said(label_studio, legacy):
     for call in (legacy.get_project, legacy.next_task):
         with pytest.raises(LabelStudioError, match="404.*No Project"):
             call(10**6)
-    with pytest.raises(LabelStudioError, match="is a legacy token"):
-        LabelStudio(label_studio.url, "f" * 40).get_project(1)
-    with pytest.raises(LabelStudioError, match="cannot be reached") as caught:
-        LabelStudio("http://127.0.0.1:1", "f" * 40).create_project("abc", "<View/>")
+    with (
+        closing(LabelStudio(label_studio.url, "f" * 40)) as stranger,
+        pytest.raises(LabelStudioError, match="is a legacy token"),
+    ):
+        stranger.get_project(1)
+    with (
+        closing(LabelStudio("http://127.0.0.1:1", "f" * 40)) as nobody,
+        pytest.raises(LabelStudioError, match="cannot be reached") as caught,
+    ):
+        nobody.create_project("abc", "<View/>")
     assert caught.value.status is None
 
 
