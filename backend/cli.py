@@ -126,10 +126,12 @@ def connect(
 
 @app.command()
 def predict(project: ProjectOption) -> None:
-    """Predict and publish the open tasks that lack proposals of the champion."""
-    from backend.steps import queues
+    """Predict and publish open tasks without proposals, unreadable images once more."""
+    from backend.steps import projects, queues
 
-    queues.publish(_services(), project)
+    services = _services()
+    projects.forget_problems(services, project)
+    queues.publish(services, project)
     console.print("queued; `labelclimb status` shows when it is published")
 
 

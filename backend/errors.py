@@ -7,7 +7,8 @@ LabelclimbError
 |-- UnknownThing           no such project, task, version, strategy (404)
 |-- LabelConfigError       the label config cannot be served        (422)
 |-- ImageError             an image cannot be fetched or decoded    (422)
-|-- LabelStudioError       Label Studio refused or is down          (502)
+|-- LabelStudioError       Label Studio refused                     (502)
+|   `-- LabelStudioDown    it cannot be reached: try again later    (502)
 |-- QueueError             Redis is down                            (503)
 |-- ChildFailed            a supervised process died or never woke  (500)
 |-- VersionExists          a version's number is taken              (409)
@@ -46,11 +47,15 @@ class ImageError(LabelclimbError):
 
 
 class LabelStudioError(LabelclimbError):
-    """Label Studio refused a call or cannot be reached; `status` is None when it is down."""
+    """Label Studio refused a call; `status` is None when there was no answer."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class LabelStudioDown(LabelStudioError):
+    """Label Studio cannot be reached now; the same call may succeed later."""
 
 
 class QueueError(LabelclimbError):

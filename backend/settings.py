@@ -331,8 +331,9 @@ def _explain(
         field = fields[str(alias)]
         name = next(name for name in env_names(field) if name in given)
         value = HIDDEN if _extra(field, "secret") else repr(given[name])
+        reason = why.removeprefix("Value error, ")
         lines.append(
-            f"{name}={value} cannot be used ({why.removeprefix('Value error, ')}); wanted: {_extra(field, 'wanted')}; "
+            f"{name}={value} cannot be used ({reason}); wanted: {_extra(field, 'wanted')}; "
             f"correct it, or unset it for the default: {default_text(field)}"
         )
     return lines

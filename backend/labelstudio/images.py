@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
-from backend.errors import ImageError, LabelStudioError
+from backend.errors import ImageError, LabelStudioDown, LabelStudioError
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.session import same_origin
 from models.base import Image
@@ -44,6 +44,9 @@ DAMAGED = (
     zlib.error,
     Pillow.DecompressionBombError,
 )
+
+
+NOT_ALLOWED = (401, 403)
 
 
 class ImageStore:
@@ -71,7 +74,8 @@ class ImageStore:
         self._max_cache_bytes = max_cache_bytes
 
     def load(self, uri: str, task_id: int) -> Image:
-        """Return the upright image, (H, W, 3) uint8 RGB; raises ImageError with the reason.
+        """Return the upright image, (H, W, 3) uint8 RGB; raises ImageError with the reason, and
+        LabelStudioError when Label Studio is down or refuses our key: that says nothing of it.
 
         task_id: Label Studio resolves cloud addresses by the task that holds them.
         """
@@ -93,6 +97,8 @@ class ImageStore:
                 location, max_bytes=self._max_bytes, allowed_hosts=self._allowed_hosts
             )
         except LabelStudioError as error:
+            if isinstance(error, LabelStudioDown) or error.status in NOT_ALLOWED:
+                raise  # nothing is wrong with the image
             hint = NO_STORAGE if error.status == 404 and LOCAL_FILES in uri else ""
             raise ImageError(f"cannot fetch the image of task {task_id}: {error}{hint}") from error
 

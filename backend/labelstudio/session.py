@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from backend.errors import LabelStudioError
+from backend.errors import LabelStudioDown, LabelStudioError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 GET_PAUSES_S = (0.2, 1.0)  # before the second and third try
@@ -180,6 +180,8 @@ class Session:
                     )
                 return self._read(response, max_bytes, deadline)
         except httpx.RequestError as error:
+            if same_origin(target, self.url):
+                raise self._unreachable(error) from error
             raise LabelStudioError(
                 f"{shown(target)} cannot be fetched: {type(error).__name__}"
             ) from error
@@ -197,8 +199,8 @@ class Session:
                 raise LabelStudioError(f"the download took more than {TRANSFER_S:.0f} s")
         return bytes(body)
 
-    def _unreachable(self, error: httpx.RequestError) -> LabelStudioError:
-        return LabelStudioError(
+    def _unreachable(self, error: httpx.RequestError) -> LabelStudioDown:
+        return LabelStudioDown(
             f"Label Studio at {shown(self.url)} cannot be reached ({type(error).__name__}); is it "
             "running, and is LABEL_STUDIO_URL right?"
         )

@@ -13,7 +13,7 @@ from backend.errors import UnknownThing
 from backend.labelstudio import config as label_config
 from backend.records import Job, Project, Version
 from backend.steps import queues
-from backend.store import jobs, projects, versions
+from backend.store import jobs, projects, tasks, versions
 from backend.wiring import Services
 
 UNTRAINED = "untrained"  # what /setup answers before the first version
@@ -100,6 +100,15 @@ def rerank(services: Services, project_id: int) -> Project:
         project = want_order(tx, project_id)
     queues.publish(services, project_id)
     return project
+
+
+def forget_problems(services: Services, project_id: int) -> None:
+    """Have images that could not be read tried again, as somebody may have mended them."""
+    require(services, project_id)
+    with services.store.transaction() as tx:
+        for task in tasks.all(tx, project_id):
+            if task.problem is not None:
+                tasks.set_problem(tx, project_id, task.id, None)
 
 
 def want_order(tx: Connection, project_id: int) -> Project:

@@ -9,11 +9,12 @@ import structlog
 from backend.errors import ImageError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
+from backend.labelstudio.config import LabelConfig
 from backend.records import Project, ProposedRegion, Task, TaskEvidence
 from backend.steps import projects
 from backend.store import proposals, tasks, versions
 from backend.wiring import Services
-from models.base import ClassSpec, Fitted, TaskProposal
+from models.base import ClassProposal, Fitted, TaskProposal
 
 log = structlog.get_logger(__name__)
 
@@ -21,16 +22,17 @@ log = structlog.get_logger(__name__)
 def propose(services: Services, project: Project, number: int, batch: Sequence[Task]) -> None:
     """Predict a batch with version `number`; one bad image does not spoil the others.
 
-    A task whose image cannot be had keeps the reason and gets no proposals.
+    A task whose image cannot be had keeps the reason and gets no proposals. Raises
+    LabelStudioDown: then nothing is wrong with the images, and the job is tried again.
     """
     with services.store.reading() as tx:
         version = versions.get(tx, project.id, number)
     if version is None:
         return
     fitted = services.residents.get(project.id, number, version.pipeline)
-    specs = label_config.parse(project.label_config).specs
+    config = label_config.parse(project.label_config)
     for task in batch:
-        _propose_one(services, fitted, specs, number, task)
+        _propose_one(services, fitted, config, number, task)
 
 
 def propose_ids(services: Services, project_id: int, number: int, ids: Sequence[int]) -> None:
@@ -42,7 +44,7 @@ def propose_ids(services: Services, project_id: int, number: int, ids: Sequence[
 
 
 def _propose_one(
-    services: Services, fitted: Fitted, specs: Sequence[ClassSpec], number: int, task: Task
+    services: Services, fitted: Fitted, config: LabelConfig, number: int, task: Task
 ) -> None:
     try:
         image = services.images.load(task.image, task.id)
@@ -51,19 +53,27 @@ def _propose_one(
         with services.store.transaction() as tx:
             tasks.set_problem(tx, task.project, task.id, str(error))
         return
-    proposal = fitted.propose(image, specs=specs)
+    proposal = fitted.propose(image, specs=config.specs)
     height_px, width_px = image.shape[:2]
     with services.store.transaction() as tx:
         first = proposals.next_index(tx, number, task.id)
-        regions = _regions(proposal, task, number, first)
+        shown = [p for p in proposal.proposals if _is_shown(p, config)]
+        regions = _regions(shown, task, number, first)
         tasks.set_size(tx, task.project, task.id, width_px=width_px, height_px=height_px)
         evidence = _evidence(proposal, task, number)
         proposals.save(tx, task.project, task.id, number, regions, evidence)
 
 
-def _regions(proposal: TaskProposal, task: Task, number: int, first: int) -> list[ProposedRegion]:
+def _is_shown(proposal: ClassProposal, config: LabelConfig) -> bool:
+    """What is too unsure for the label config is not kept either: nobody can reject it."""
+    least = config.settings[proposal.class_name].score_threshold
+    return bool(proposal.mask.any()) and proposal.score >= (least or 0.0)
+
+
+def _regions(
+    shown: Sequence[ClassProposal], task: Task, number: int, first: int
+) -> list[ProposedRegion]:
     """One region per class that has any pixel: many regions freeze the browser."""
-    shown = [p for p in proposal.proposals if p.mask.any()]
     return [
         ProposedRegion(
             region_id=f"v{number}-{task.id}-{first + n}",

@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 import models.base
-from backend.errors import LabelclimbError
+from backend.errors import LabelclimbError, LabelStudioDown
 from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.loop import gate, policy
@@ -62,6 +62,8 @@ def run(services: Services, project_id: int, snapshot: str) -> None:
         jobs.put(tx, row)
     try:
         version = train(services, project_id, job_id)
+    except LabelStudioDown:
+        raise  # the queue tries again, and the scheduler after it
     except (LabelclimbError, ValueError, TrainingDiverged) as error:
         log.warning("training failed", project=project_id, reason=str(error))
         _note_failure(services, project_id, snapshot, job_id, str(error))

@@ -5,7 +5,7 @@ import httpx
 import numpy as np
 import pytest
 
-from backend.errors import ImageError
+from backend.errors import ImageError, LabelStudioError
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.images import ImageStore
 from backend.labelstudio.session import MAX_REDIRECTS, Clock
@@ -176,13 +176,9 @@ def drip(web, chunks, seconds):
 @pytest.mark.parametrize(
     ("page", "says"),
     [
-        (httpx.Response(401), "answered 401"),
         (httpx.Response(404), "answered 404.*Local Files"),
         (httpx.Response(500), "answered 500"),
         (httpx.Response(206, content=PNG[:20]), "answered 206"),
-        (httpx.ConnectError("refused"), "ConnectError"),
-        (httpx.ReadTimeout("slow"), "ReadTimeout"),
-        (httpx.RemoteProtocolError("cut off"), "RemoteProtocolError"),
         (httpx.Response(200, headers={"content-length": "9999999"}, content=b""), "9999999 bytes"),
         (b"", "0 bytes are none of"),
         (b"<html>log in</html>", "none of JPEG"),
@@ -197,6 +193,23 @@ def test_faults_end_in_an_image_error_and_nothing_is_cached(page, says, tmp_path
         web.store(tmp_path / "cache").load(uri, 1)
     assert KEY not in str(caught.value)
     assert not list((tmp_path / "cache").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        (httpx.Response(401), "answered 401"),
+        (httpx.ConnectError("refused"), "ConnectError"),
+        (httpx.ReadTimeout("slow"), "ReadTimeout"),
+        (httpx.RemoteProtocolError("cut off"), "RemoteProtocolError"),
+    ],
+)
+def test_what_says_nothing_of_the_image_is_not_blamed_on_it(page, says, tmp_path):
+    uri = "/data/local-files/?d=x.png"
+    web = Web({URL + uri: page})
+    with pytest.raises(LabelStudioError, match=says) as caught:
+        web.store(tmp_path / "cache").load(uri, 1)
+    assert KEY not in str(caught.value)
 
 
 def test_an_endless_body_is_cut_at_the_limit(tmp_path):
