@@ -69,6 +69,7 @@ class Annotation:
     task: int
     updated_at: datetime
     result: tuple[Mapping[str, Any], ...]
+    created_at: datetime | None = None
     was_cancelled: bool = False
     lead_time_s: float | None = None
     annotator: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
 import models.base
 from backend.registry import Registry
@@ -26,8 +27,12 @@ class Residents:
             key = (project, number)
             if key not in self._fitted:
                 folder = self._registry.folder(project, number)
-                self._fitted[key] = models.base.get(pipeline).load(folder, device=self._device)
+                self._fitted[key] = _load(pipeline, folder, self._device)
             self._fitted.move_to_end(key)
             while len(self._fitted) > self._capacity:
                 self._fitted.popitem(last=False)
             return self._fitted[key]
+
+
+def _load(pipeline: str, folder: Path, device: str) -> Fitted:
+    return models.base.get(pipeline).load(folder, device=models.base.resolve_device(device))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import structlog
 import uvicorn
 
-from backend.errors import QueueError
+from backend.errors import QueueError, SettingsError
 from backend.queueing import Queues, embedded_server
 from backend.settings import Settings, require_credentials_for_network
 from backend.steps import tick
@@ -30,7 +30,8 @@ log = structlog.get_logger(__name__)
 def configure_logging(level: str) -> None:
     """Log one line per event to standard error, with time and request id."""
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel("WARNING")
+    for chatty in ("httpx", "alembic"):
+        logging.getLogger(chatty).setLevel("WARNING")
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -92,7 +93,12 @@ def start_all(
     environ = dict(environ)
     if settings.own_redis:
         command, environ["REDIS_URL"] = embedded_server(settings.data_dir)
-        supervisor.start(Child("redis", command, environ, _redis_answers(environ["REDIS_URL"])))
+        is_up = _redis_answers(environ["REDIS_URL"])
+        if is_up():
+            raise SettingsError(
+                f"another labelclimb already runs on {settings.data_dir}; stop it, or set DATA_DIR"
+            )
+        supervisor.start(Child("redis", command, environ, is_up))
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     ready = {"api": answers(f"http://{host}:{settings.port}/health")}
     children = [

@@ -196,3 +196,12 @@ def get(name: str) -> Pipeline:
         raise ValueError(f"unknown pipeline {name!r}; known: {', '.join(PIPELINES)}")
     pipeline: Pipeline = importlib.import_module(f"models.pipelines.{name}").PIPELINE
     return pipeline
+
+
+def resolve_device(name: str) -> str:
+    """Return the device to use for "auto": "cuda" when there is one, else "cpu"."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -176,11 +176,12 @@ def test_many_processes_enqueue_one_id_once(queues: Queues, out: Path) -> None:
 
 
 def test_urgent_jobs_and_the_first_named_queue_come_first(queues: Queues, out: Path) -> None:
-    for job_id, options in {
+    wanted: dict[str, dict[str, Any]] = {
         "late": {"queue": "publish"},
         "first": {"queue": "events"},
         "urgent": {"queue": "publish", "at_front": True},
-    }.items():
+    }
+    for job_id, options in wanted.items():
         kwargs = {"path": str(out), "text": job_id}
         put(queues, "note", job_id, kwargs=kwargs, **options)
     queues.run_worker(["events", "publish"], burst=True, fork=False)

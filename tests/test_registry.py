@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from backend.errors import CorruptVersion, UnknownThing
-from backend.registry import UNFINISHED, Registry, VersionExists
+from backend.errors import CorruptVersion, UnknownThing, VersionExists
+from backend.registry import UNFINISHED, Registry
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -18,6 +18,10 @@ def write_weights(folder: Path) -> None:
     (folder / "crack.safetensors").write_bytes(bytes(range(256)) * 10)
     (folder / "heads").mkdir()
     (folder / "heads" / "head.json").write_text("{}")
+
+
+def write_nothing(folder: Path) -> None:
+    (folder / "empty").touch()
 
 
 @pytest.fixture
@@ -89,7 +93,9 @@ def test_what_a_killed_writer_left_is_ignored_and_cleaned(
     writer.join(60)
     assert writer.exitcode == 9
     project = tmp_path / "versions" / "7"
-    assert [path.name.startswith(UNFINISHED) for path in project.iterdir()] == [True]
+    (left,) = project.iterdir()
+    assert left.name.startswith(UNFINISHED)
+    os.utime(left, (0, 0))
     assert registry.list(7) == []
     assert not registry.exists(7, 1)
     registry.save(7, 1, write_weights)
@@ -98,12 +104,20 @@ def test_what_a_killed_writer_left_is_ignored_and_cleaned(
 
 def test_a_draft_that_is_being_written_is_not_cleaned(registry: Registry) -> None:
     def write_while_another_saves(folder: Path) -> None:
+        os.utime(folder, (0, 0))
         registry.save(7, 2, write_weights)
         assert folder.exists()
         write_weights(folder)
 
     registry.save(7, 1, write_while_another_saves)
     assert registry.list(7) == [1, 2]
+
+
+def test_a_draft_that_is_not_locked_yet_is_not_cleaned(registry: Registry, tmp_path: Path) -> None:
+    fresh = tmp_path / "versions" / "7" / f"{UNFINISHED}x"
+    fresh.mkdir(parents=True)
+    registry.save(7, 1, write_weights)
+    assert fresh.exists()
 
 
 def break_change(folder: Path) -> None:
@@ -142,7 +156,7 @@ def test_a_damaged_version_is_refused_naming_the_file(
 
 
 def test_the_digests_are_sha256_of_each_file(registry: Registry) -> None:
-    folder = registry.save(7, 1, lambda new: new.joinpath("empty").touch() or None)
+    folder = registry.save(7, 1, write_nothing)
     digests = json.loads((folder / "digests.json").read_text())
     assert digests["empty"] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

@@ -12,7 +12,7 @@ from backend.errors import SettingsError
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
-def command(  # noqa: PLR0917
+def command(
     venv: Path, data_dir: Path, port: int, email: str, password: str, token: str
 ) -> tuple[list[str], dict[str, str]]:
     """Return argv and the whole environment of a Label Studio on 127.0.0.1.

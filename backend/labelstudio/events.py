@@ -157,9 +157,8 @@ def task(payload: Mapping[str, Any], *, project: int, data_key: str) -> Task:
             f"task {task_id} has no image: data.{data_key} is {data.get(data_key)!r}; "
             f"its data has {keys}"
         )
-    created_at = payload.get("created_at")
-    created = _time(created_at, "task.created_at") if created_at else None
-    return Task(project=project, id=task_id, image=image, created_at=created)
+    created_at = _optional_time(payload.get("created_at"), "task.created_at")
+    return Task(project=project, id=task_id, image=image, created_at=created_at)
 
 
 def annotation(payload: Mapping[str, Any], *, bulk: bool = False) -> Annotation:
@@ -172,6 +171,7 @@ def annotation(payload: Mapping[str, Any], *, bulk: bool = False) -> Annotation:
         project=_id(payload.get("project"), "annotation.project"),
         task=_id(payload.get("task"), "annotation.task"),
         updated_at=_time(payload.get("updated_at"), "annotation.updated_at"),
+        created_at=_optional_time(payload.get("created_at"), "annotation.created_at"),
         result=tuple(result),
         was_cancelled=payload.get("was_cancelled") is True,
         lead_time_s=_seconds(payload.get("lead_time"), "annotation.lead_time"),
@@ -280,6 +280,10 @@ def _time(value: Any, path: str) -> datetime:
     except ValueError as error:
         raise _wrong(path, value, "a time in ISO 8601") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def _optional_time(value: Any, path: str) -> datetime | None:
+    return _time(value, path) if value else None
 
 
 def _wrong(path: str, value: Any, expected: str) -> InvalidPayload:

@@ -11,6 +11,8 @@ from backend.steps import decide, queues, reconcile
 from backend.store import inbox, jobs, projects
 from backend.wiring import Services
 
+KEEP_DONE = timedelta(days=7)
+
 log = structlog.get_logger(__name__)
 
 
@@ -32,8 +34,12 @@ def tick(services: Services) -> None:
 
 
 def reconcile_all(services: Services) -> None:
-    """Reconcile every project; one that Label Studio refuses does not hold up the others."""
-    with services.store.reading() as tx:
+    """Reconcile every project; one that Label Studio refuses does not hold up the others.
+
+    Events that were handled long ago are forgotten here.
+    """
+    with services.store.transaction() as tx:
+        inbox.forget_done(tx, services.clock() - KEEP_DONE)
         known = [project.id for project in projects.all(tx)]
     for project_id in known:
         try:

@@ -179,7 +179,7 @@ def _fit(
         specs=training_set.specs,
         profile=profile,
         seed=settings.seed,
-        device=settings.device,
+        device=models.base.resolve_device(settings.device),
         report=report,
         warm_start=champion,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, select
+from sqlalchemy import Connection, and_, case, or_, select
 
 from backend.records import Annotation
 from backend.store import statements
@@ -26,8 +26,9 @@ def put(tx: Connection, annotation: Annotation) -> bool:
         return False
     statement = statements.insert(tx, annotation_states).values(_row(annotation))
     new = statement.excluded
+    known_at = annotation_states.c.updated_at
     alive = annotation_states.c.deleted.is_(False)
-    newer = and_(alive, new.updated_at >= annotation_states.c.updated_at)
+    newer = or_(and_(alive, new.updated_at >= known_at), new.created_at > known_at)
     changed = {
         column.name: new[column.name] for column in annotation_states.c if column.name != "id"
     }
@@ -46,8 +47,8 @@ def get(tx: Connection, id: int) -> Annotation | None:
 def delete(tx: Connection, project: int, ids: Iterable[int], at: datetime) -> list[int]:
     """Bury annotations with all that they taught; return those that were alive.
 
-    Ids never seen get a tombstone too: a late event never brings an annotation back, since Label
-    Studio gives no annotation's id twice.
+    Ids never seen get a tombstone too: no late event brings an annotation back, only one that was
+    created after `at`, since Label Studio on SQLite may give an id again.
     """
     buried: list[int] = []
     for chunk in statements.chunks(ids):

@@ -150,6 +150,7 @@ annotation_states = Table(
     _number("project"),
     _number("task"),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime),
     Column("result", JSON, nullable=False),
     _flag("was_cancelled"),
     Column("lead_time_s", Float(53)),

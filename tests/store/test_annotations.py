@@ -56,7 +56,8 @@ def test_a_deleted_one_takes_what_it_taught_along(store: Store) -> None:
         assert annotation_rows.delete(tx, 7, [5, 77], at(99)) == [5]
         assert annotation_rows.delete(tx, 7, [5], at(99)) == []
         assert learning.weak_labels(tx, 7) == [weak_label(annotation=6)]
-        assert learning.masks(tx, 7) == learning.interactions(tx, 7) == []
+        assert learning.masks(tx, 7) == []
+        assert learning.interactions(tx, 7) == []
         assert [each.id for each in annotation_rows.live(tx, 7)] == [6]
         buried = annotation_rows.get(tx, 5)
         assert buried is not None
@@ -84,8 +85,17 @@ def test_a_deleted_annotation_stays_deleted_whatever_the_clocks_say(store: Store
     with store.transaction() as tx:
         annotation_rows.put(tx, annotation())
         annotation_rows.delete(tx, 7, [5], at(99))
-        assert not annotation_rows.put(tx, annotation(updated_at=at(100)))
+        assert not annotation_rows.put(tx, annotation(updated_at=at(100), created_at=at(5)))
         assert not annotation_rows.live(tx, 7)
+
+
+def test_an_id_that_is_given_again_after_the_deletion_is_alive(store: Store) -> None:
+    again = annotation(updated_at=at(100), created_at=at(100))
+    with store.transaction() as tx:
+        annotation_rows.put(tx, annotation())
+        annotation_rows.delete(tx, 7, [5], at(99))
+        assert annotation_rows.put(tx, again)
+        assert annotation_rows.live(tx, 7) == [again]
 
 
 def test_a_clock_behind_label_studios_does_not_undo_a_deletion(store: Store) -> None:

@@ -18,7 +18,8 @@ def test_the_newest_state_replaces_all_that_an_annotation_taught(store: Store) -
         assert learning.interactions(tx, 7) == [interaction()]
         learning.replace(tx, 5, 7, 10, [], [negative], [])
         assert learning.weak_labels(tx, 7) == [negative]
-        assert learning.masks(tx, 7) == learning.interactions(tx, 7) == []
+        assert learning.masks(tx, 7) == []
+        assert learning.interactions(tx, 7) == []
 
 
 def test_removing_leaves_other_annotations_and_projects_alone(store: Store) -> None:
