@@ -84,7 +84,8 @@ def _folder(options: Options) -> Path:
 def _images(options: Options, data: Path, console: Console) -> list[dataset.DemoImage]:
     with console.status("images"):
         if options.images is None:
-            return dataset.generated(data / "surfaces", options.limit, options.seed)
+            folder = data / f"surfaces-{options.seed}-{options.limit}"
+            return dataset.generated(folder, options.limit, options.seed)
         return dataset.real(
             options.images, options.masks, options.class_name, options.limit, options.seed
         )

@@ -34,7 +34,8 @@ def written(
     at = (NOW + timedelta(minutes=minute)).isoformat()
     made = NOW.isoformat()
     annotation = {"id": id, "task": task, "project": 1, "result": result, "updated_at": at,
-                  "created_at": made, "lead_time": 12.5, "was_cancelled": False, **fields}  # fmt: skip
+                  "created_at": made, "lead_time": 12.5, "was_cancelled": False,
+                  **fields}  # fmt: skip
     row = {"id": task, "data": {"image": f"/data/upload/1/{task}.jpg"}, "created_at": made}
     return {"action": action, "annotation": annotation, "task": row, "project": PROJECT}
 
