@@ -18,7 +18,8 @@ from typing import Any
 from backend.errors import CorruptVersion, UnknownThing, VersionExists
 
 DIGESTS = "digests.json"
-METADATA = "version.json"
+METADATA = "metadata.json"
+OWN_FILES = (DIGESTS, METADATA)  # ours; pipelines must not write them
 UNFINISHED = ".unfinished-"
 LOCKED_WITHIN_S = 10  # a new draft may not be locked yet
 
@@ -47,6 +48,7 @@ class Registry:
             raise _taken(project, number)
         with _draft(final.parent) as draft:
             write(draft)
+            _refuse_own_names(draft)
             (draft / METADATA).write_text(json.dumps(dict(metadata or {}), indent=1))
             (draft / DIGESTS).write_text(json.dumps(_digests(draft), indent=1))
             _sync_tree(draft)
@@ -91,6 +93,12 @@ class Registry:
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"{value!r} is not the number of a project or version")
         return self._root / str(project) / str(number)
+
+
+def _refuse_own_names(draft: Path) -> None:
+    taken = [name for name in OWN_FILES if (draft / name).exists()]
+    if taken:
+        raise ValueError(f"a version's own files are called {', '.join(taken)}; choose other names")
 
 
 def _taken(project: int, number: int) -> VersionExists:

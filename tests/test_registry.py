@@ -139,7 +139,7 @@ def break_link(folder: Path) -> None:
         (lambda f: (f / "crack.safetensors").unlink(), r"crack\.safetensors is missing"),
         (lambda f: (f / "heads" / "head.json").write_text("{ }"), r"head\.json was changed"),
         (lambda f: (f / "extra.py").write_text("x"), r"extra\.py was added"),
-        (lambda f: (f / "version.json").write_text("{}  "), r"version\.json was changed"),
+        (lambda f: (f / "metadata.json").write_text("{}  "), r"metadata\.json was changed"),
         (lambda f: (f / "digests.json").unlink(), r"digests\.json is missing"),
         (lambda f: (f / "digests.json").write_text("{"), r"digests\.json was changed"),
     ],
@@ -173,3 +173,11 @@ def test_only_numbers_name_a_folder(registry: Registry, wrong: Any) -> None:
         registry.folder(wrong, 1)
     with pytest.raises(ValueError, match="is not the number"):
         registry.save(1, wrong, write_weights)
+
+
+@pytest.mark.parametrize("name", OWN_FILES)
+def test_a_pipeline_cannot_lose_a_file_to_the_registrys_own(tmp_path: Path, name: str) -> None:
+    registry = Registry(tmp_path)
+    with pytest.raises(ValueError, match=name):
+        registry.save(7, 1, lambda folder: (folder / name).write_text("mine") and None)
+    assert not registry.exists(7, 1)

@@ -12,6 +12,7 @@ import strategies.base
 from backend.errors import UnknownThing
 from backend.labelstudio import config as label_config
 from backend.records import Job, Project, Version
+from backend.registry import OWN_FILES
 from backend.steps import queues
 from backend.store import jobs, projects, tasks, versions
 from backend.wiring import Services
@@ -182,4 +183,5 @@ def copy_champion(services: Services, source_id: int, target_id: int) -> int | N
 
 def _copy_files(source: Path, target: Path) -> None:
     for file in source.iterdir():
-        shutil.copy2(file, target / file.name)
+        if file.name not in OWN_FILES:
+            shutil.copy2(file, target / file.name)
