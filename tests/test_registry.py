@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.errors import CorruptVersion, UnknownThing, VersionExists
-from backend.registry import UNFINISHED, Registry
+from backend.registry import OWN_FILES, UNFINISHED, Registry
 
 SPAWN = multiprocessing.get_context("spawn")
 
