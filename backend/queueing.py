@@ -45,6 +45,7 @@ CALL_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 1.0
 WORKER_TTL_S = 60
 LOST_AFTER_S = 60
+BEAT_S, BEAT_TTL_S = 4, 20  # a resident worker's signs of life during a job
 RECONNECT_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 WAITING = ("queued", "scheduled", "deferred")
 
@@ -332,7 +333,27 @@ class _ForkingWorker(_Stoppable, Worker):  # type: ignore[misc]  # rq is not che
 
 
 class _ResidentWorker(_Stoppable, SimpleWorker):  # type: ignore[misc]
-    """All jobs in one process, which keeps its models."""
+    """All jobs in one process, which keeps its models; a thread shows that a job still runs."""
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        return BEAT_TTL_S  # rq's own, a minute more than the job's time limit, hides a dead worker
+
+    def perform_job(self, job: Job, queue: Queue) -> bool:
+        ended = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(job, self.execution, ended), daemon=True)
+        thread.start()
+        try:
+            return bool(super().perform_job(job, queue))
+        finally:
+            ended.set()
+            thread.join()
+
+    def _beat(self, job: Job, execution: Any, ended: threading.Event) -> None:
+        while not ended.wait(BEAT_S):
+            with contextlib.suppress(RedisError), self.connection.pipeline() as pipeline:
+                execution.heartbeat(job.started_job_registry, BEAT_TTL_S, pipeline)
+                self.heartbeat(BEAT_TTL_S, pipeline)
+                pipeline.execute()
 
 
 def redacted(redis_url: str) -> str:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 import uvicorn
@@ -81,7 +82,7 @@ def scheduler(settings: Settings) -> None:
 def up(settings: Settings) -> None:
     """Run everything under one supervisor until Ctrl-C or until one part dies."""
     configure_logging(settings.log_level)
-    with Supervisor(settings.data_dir / "logs") as supervisor:
+    with suppress(KeyboardInterrupt), Supervisor(settings.data_dir / "logs") as supervisor:
         start_all(supervisor, settings, dict(os.environ))
         supervisor.wait()
 

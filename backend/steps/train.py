@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+from sqlalchemy import Connection
 
 import models.base
 from backend.errors import LabelclimbError, LabelStudioDown
@@ -223,20 +224,30 @@ def _keep(
         gate=dict(verdict.as_json()),
     )
     with services.store.transaction() as tx:
-        versions.add(tx, version)
-        if verdict.promote:
-            project_steps.promote(tx, project_id, number)
-        else:
-            versions.set_state(tx, project_id, number, "rejected")
-        projects.update(
-            tx,
-            project_id,
-            last_snapshot=training_set.snapshot,
-            last_snapshot_at=training_set.newest_at,
-            train_requested_at=None,
-        )
-        project_steps.want_order(tx, project_id)
+        _record(tx, training_set, version, promote=verdict.promote)
     return replace(version, state="champion" if verdict.promote else "rejected")
+
+
+def _record(tx: Connection, training_set: TrainingSet, version: Version, *, promote: bool) -> None:
+    """Keep the version's record, move the pointer, and note what was trained on.
+
+    A training that was asked for after this one had read its labels is still owed.
+    """
+    project = training_set.project
+    versions.add(tx, version)
+    if promote:
+        project_steps.promote(tx, project.id, version.number)
+    else:
+        versions.set_state(tx, project.id, version.number, "rejected")
+    now = project_steps.want_order(tx, project.id)
+    is_answered = now.train_requested_at == project.train_requested_at
+    projects.update(
+        tx,
+        project.id,
+        last_snapshot=training_set.snapshot,
+        last_snapshot_at=training_set.newest_at,
+        train_requested_at=None if is_answered else now.train_requested_at,
+    )
 
 
 def _reporter(services: Services, job_id: str) -> Callable[[Progress], None]:
