@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from backend.errors import LabelclimbError
 from backend.settings import Settings
@@ -27,7 +29,7 @@ def main() -> None:
     try:
         app()
     except LabelclimbError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}")
+        Console(stderr=True).print(Text("error: ", "red") + Text(str(error)))
         sys.exit(2)
 
 
@@ -117,7 +119,7 @@ def connect(
     url = (backend_url or services.settings.backend_url).rstrip("/")
     done = connect_project(services, project, url)
     for act in done.acts:
-        console.print(f"- {act}")
+        console.print(f"- {escape(act)}")
     found = done.found
     console.print(
         f"- took in {found.tasks} tasks and {found.annotations} annotations that it already held"
@@ -137,14 +139,11 @@ def predict(project: ProjectOption) -> None:
 
 @app.command()
 def train(project: ProjectOption) -> None:
-    """Ask for a training now, and say what will happen."""
-    from backend.steps import decide, intake, projects
+    """Ask for a training now."""
+    from backend.steps import intake
 
-    services = _services()
-    projects.require(services, project)
-    intake.receive(services, {"action": "START_TRAINING", "project": {"id": project}})
-    decision, _ = decide.training_decision(services, project)
-    console.print(f"asked; before that: {decision.reason}")
+    intake.request_training(_services(), project)
+    console.print("asked; `labelclimb status` says what comes of it")
 
 
 @app.command()
@@ -163,7 +162,7 @@ def rank(
         return
     table = Table("task", "priority", "problem")
     for entry in status.queue_of(services, project)[:first]:
-        table.add_row(str(entry.task), f"{entry.priority:.3f}", entry.problem or "")
+        table.add_row(str(entry.task), f"{entry.priority:.3f}", escape(entry.problem or ""))
     console.print(table)
 
 
@@ -180,10 +179,12 @@ def status(
         return
     for row in rows:
         shown = row.published or "nothing yet"
-        console.print(f"[bold]{row.project} {row.title}[/bold]: shows {shown}")
+        console.print(f"[bold]{row.project} {escape(row.title)}[/bold]: shows {shown}")
         console.print(f"  {row.open_tasks} of {row.tasks} tasks open, strategy {row.strategy}")
         console.print(f"  {row.weak_labels} weak labels; outcomes {dict(row.outcomes)}")
-        console.print(f"  training: {row.training}")
+        console.print(f"  training: {escape(row.training)}")
+        if row.dead_events:
+            console.print(f"  [red]{row.dead_events} events could not be handled[/red]")
 
 
 @app.command()
@@ -194,7 +195,9 @@ def versions(project: ProjectOption) -> None:
     table = Table("version", "state", "trained", "gate")
     for version in status_step.versions_of(_services(), project):
         when = version.created_at.isoformat(timespec="seconds")
-        table.add_row(version.name, version.state, when, str(version.gate.get("reason", "")))
+        table.add_row(
+            version.name, version.state, when, escape(str(version.gate.get("reason", "")))
+        )
     console.print(table)
 
 

@@ -46,6 +46,9 @@ def train(project: int, snapshot: str) -> None:
 def mark_failed(job_id: str, reason: str) -> None:
     """Note a job's failure where people look; called by the queue when its retries are used up."""
     own = services()
-    with own.store.transaction() as tx:
-        if jobs.get(tx, job_id) is not None:
-            jobs.finish(tx, job_id, "failed", reason, own.clock())
+    with own.store.reading() as tx:
+        job = jobs.get(tx, job_id)
+    if job is not None and job.kind == "train":
+        from backend.steps.train import give_up
+
+        give_up(own, job, reason)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import logging
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import LockError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as RedisRetry
-from rq import Callback, Queue, Retry, SimpleWorker, Worker
+from rq import Callback, Queue, Retry
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
@@ -33,6 +30,14 @@ from rq.utils import current_timestamp
 
 from backend.embedded_redis import embedded_server
 from backend.errors import QueueError
+from backend.queue_workers import (
+    RECONNECT_S,
+    ForkingWorker,
+    ResidentWorker,
+    signals_restored,
+    tell_exception,
+    tell_killed,
+)
 
 __all__ = ["Outcome", "Queues", "embedded_server", "redacted"]
 
@@ -45,8 +50,6 @@ CALL_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 1.0
 WORKER_TTL_S = 60
 LOST_AFTER_S = 60
-BEAT_S, BEAT_TTL_S = 4, 20  # a resident worker's signs of life during a job
-RECONNECT_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 WAITING = ("queued", "scheduled", "deferred")
 
 log = logging.getLogger(__name__)
@@ -87,7 +90,7 @@ class Queues:
             "result_ttl": RESULT_TTL_S,
             "failure_ttl": FAILURE_TTL_S,
             "retry": _retry(retries) if retries else None,
-            "on_failure": Callback(_tell_exception) if on_failure else None,
+            "on_failure": Callback(tell_exception) if on_failure else None,
             "meta": {"on_failure": on_failure},
         }
         with self._translated(), self._redis.lock(f"labelclimb:enqueue:{job_id}", timeout=30):
@@ -155,16 +158,16 @@ class Queues:
             return {job.id: _last_line(job) for job in jobs if job is not None}
 
     @contextlib.contextmanager
-    def lock(self, name: str, *, timeout_s: float) -> Iterator[None]:
+    def lock(self, name: str, *, timeout_s: float, wait_s: float) -> Iterator[None]:
         """Let one process at a time into the block, for at most `timeout_s`.
 
-        Raises QueueError when another held it all that time, or when the block took longer.
+        Raises QueueError when another held it for `wait_s`, or when the block took too long.
         """
         key = f"labelclimb:lock:{name}"
         with self._translated():
-            lock = self._redis.lock(key, timeout=timeout_s, blocking_timeout=timeout_s)
+            lock = self._redis.lock(key, timeout=timeout_s, blocking_timeout=wait_s)
             if not lock.acquire():
-                raise QueueError(f"{name!r} has been held by another process for {timeout_s:g} s")
+                raise QueueError(f"{name!r} is held by another process; it is tried again later")
         try:
             yield
         finally:
@@ -198,8 +201,8 @@ class Queues:
 
     def _work(self, names: Sequence[str], *, burst: bool, fork: bool) -> bool:
         """Work until told to stop (True), or until the worker gives up on Redis (False)."""
-        kind = _ForkingWorker if fork else _ResidentWorker
-        with _signals_restored(), self._connect(CALL_TIMEOUT_S) as redis, self._waking(names):
+        kind = ForkingWorker if fork else ResidentWorker
+        with signals_restored(), self._connect(CALL_TIMEOUT_S) as redis, self._waking(names):
             worker = kind(
                 list(names),
                 connection=redis,
@@ -208,7 +211,7 @@ class Queues:
                 maintenance_interval=30,
                 job_monitoring_interval=5,
                 log_job_description=False,
-                work_horse_killed_handler=_tell_killed,
+                work_horse_killed_handler=tell_killed,
             )
             try:
                 worker.work(burst=burst, logging_level="WARNING")
@@ -267,8 +270,19 @@ class Queues:
     def _forget(self, job_id: str) -> None:
         """Remove what an ended job of this id has left, its result above all."""
         with contextlib.suppress(NoSuchJobError):
-            self._job(job_id).delete()
+            job = self._job(job_id)
+            self._forget_executions(job)
+            job.delete()
         self._redis.delete(Result.get_key(job_id))
+
+    def _forget_executions(self, job: Job) -> None:
+        """Remove what a dead worker has left: rq's own way fails on executions that expired."""
+        registry: StartedJobRegistry = job.started_job_registry
+        entries = self._redis.zrange(registry.key, 0, -1)
+        for entry in entries:
+            if registry.parse_job_id(entry) == job.id:
+                self._redis.zrem(registry.key, entry)
+        self._redis.delete(job.execution_registry.key)
 
     def _job(self, job_id: str) -> Job:
         return Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
@@ -305,57 +319,6 @@ class Queues:
         )
 
 
-@contextlib.contextmanager
-def _signals_restored() -> Iterator[None]:
-    """Put back the handlers that rq's worker replaces."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-class _Stoppable:
-    """Remembers that it was told to stop, in contrast to having lost Redis."""
-
-    told_to_stop = False
-    max_connection_wait_time = RECONNECT_S[-1]
-
-    def request_stop(self, signum: int, frame: Any) -> None:
-        self.told_to_stop = True
-        with contextlib.suppress(RedisError):  # it notes the request in Redis, which may be down
-            super().request_stop(signum, frame)  # type: ignore[misc]  # of rq's worker
-
-
-class _ForkingWorker(_Stoppable, Worker):  # type: ignore[misc]  # rq is not checked
-    """A process for each job."""
-
-
-class _ResidentWorker(_Stoppable, SimpleWorker):  # type: ignore[misc]
-    """All jobs in one process, which keeps its models; a thread shows that a job still runs."""
-
-    def get_heartbeat_ttl(self, job: Job) -> int:
-        return BEAT_TTL_S  # rq's own, a minute more than the job's time limit, hides a dead worker
-
-    def perform_job(self, job: Job, queue: Queue) -> bool:
-        ended = threading.Event()
-        thread = threading.Thread(target=self._beat, args=(job, self.execution, ended), daemon=True)
-        thread.start()
-        try:
-            return bool(super().perform_job(job, queue))
-        finally:
-            ended.set()
-            thread.join()
-
-    def _beat(self, job: Job, execution: Any, ended: threading.Event) -> None:
-        while not ended.wait(BEAT_S):
-            with contextlib.suppress(RedisError), self.connection.pipeline() as pipeline:
-                execution.heartbeat(job.started_job_registry, BEAT_TTL_S, pipeline)
-                self.heartbeat(BEAT_TTL_S, pipeline)
-                pipeline.execute()
-
-
 def redacted(redis_url: str) -> str:
     """Return a Redis URL without password and options."""
     parts = urlsplit(redis_url)
@@ -388,24 +351,3 @@ def _last_line(job: Job) -> str:
     result = job.latest_result()
     text = str(result.exc_string) if result and result.exc_string else ""
     return (text.strip().splitlines() or [""])[-1]
-
-
-def _tell_exception(
-    job: Job, _redis: Any, kind: type[BaseException], error: BaseException, _traceback: Any
-) -> None:
-    """Tell of a failure, unless rq tries again, or only Redis was lost on the way back."""
-    if not isinstance(error, RedisError):
-        _tell(job, f"{kind.__name__}: {error}")
-
-
-def _tell_killed(job: Job, _pid: int, status: int, _usage: Any) -> None:
-    """Tell of a job whose process died without an exception."""
-    how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status}"
-    _tell(job, f"its process ended {how}; was it out of memory?")
-
-
-def _tell(job: Job, reason: str) -> None:
-    path = job.meta.get("on_failure")
-    if path and not job.should_retry:
-        module, _, name = path.rpartition(".")
-        getattr(importlib.import_module(module), name)(job.id, reason)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -72,10 +73,13 @@ def scheduler(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     reconciled = -settings.reconcile_every_s
     while not stop.is_set():
-        if time.monotonic() - reconciled >= settings.reconcile_every_s:
-            tick.reconcile_all(services)
-            reconciled = time.monotonic()
-        tick.tick(services)
+        try:
+            if time.monotonic() - reconciled >= settings.reconcile_every_s:
+                reconciled = time.monotonic()
+                tick.reconcile_all(services)
+            tick.tick(services)
+        except Exception:
+            log.exception("tick failed; the next one comes")
         stop.wait(TICK_S)
 
 
@@ -94,12 +98,8 @@ def start_all(
     environ = dict(environ)
     if settings.own_redis:
         command, environ["REDIS_URL"] = embedded_server(settings.data_dir)
-        is_up = _redis_answers(environ["REDIS_URL"])
-        if is_up():
-            raise SettingsError(
-                f"another labelclimb already runs on {settings.data_dir}; stop it, or set DATA_DIR"
-            )
-        supervisor.start(Child("redis", command, environ, is_up))
+        refuse_second(settings.data_dir)
+        supervisor.start(Child("redis", command, environ, _redis_answers(environ["REDIS_URL"])))
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     ready = {"api": answers(f"http://{host}:{settings.port}/health")}
     shared = {**_fair_threads(), **environ}
@@ -109,6 +109,13 @@ def start_all(
     ]
     supervisor.start(*children)
     return environ
+
+
+def refuse_second(data: Path) -> None:
+    """Raise SettingsError when another labelclimb with an embedded Redis uses this data folder."""
+    _, url = embedded_server(data)
+    if _redis_answers(url)():
+        raise SettingsError(f"another labelclimb already runs on {data}; stop it, or set DATA_DIR")
 
 
 def _fair_threads() -> dict[str, str]:

@@ -20,6 +20,7 @@ import strategies.base
 from backend.errors import SettingsError
 
 HIDDEN = "(hidden)"
+LONGEST_WAIT_S = 31_536_000.0  # a year
 
 
 def _setting(
@@ -230,6 +231,7 @@ class Settings(BaseSettings):
         "seconds, 0 or more",
         "Pause of the annotators that a training waits for, in newly connected projects.",
         ge=0,
+        le=LONGEST_WAIT_S,
         allow_inf_nan=False,
     )
     max_wait_s: float = _setting(
@@ -238,6 +240,7 @@ class Settings(BaseSettings):
         "seconds, 0 or more",
         "Longest wait for that pause, in newly connected projects.",
         ge=0,
+        le=LONGEST_WAIT_S,
         allow_inf_nan=False,
     )
     reconcile_every_s: float = _setting(

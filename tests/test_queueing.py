@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from backend.errors import QueueError
+from backend.queue_workers import BEAT_TTL_S
 from backend.queueing import Queues, embedded_server, redacted
 
 pytestmark = pytest.mark.integration
@@ -233,6 +235,26 @@ def test_a_job_that_kills_its_process_is_reported_and_the_worker_lives(
         "one: its process ended by signal 9; was it out of memory?"
     ]
     assert worker.poll() is None
+
+
+def test_a_job_whose_worker_was_killed_may_come_again(
+    queues: Queues, server: Server, out: Path, start_worker: Callable[..., Any]
+) -> None:
+    call = {"kwargs": {"path": str(out), "released": str(out) + "-go"}, "timeout_s": 3600}
+    put(queues, "wait_for_file", **call)
+    worker = start_worker("events")
+    eventually(lambda: lines(out) == ["started"])
+    with Redis.from_url(server.url) as redis:
+        ((entry, dead_at),) = redis.zrange("rq:wip:events", 0, -1, withscores=True)
+        assert dead_at <= time.time() + BEAT_TTL_S
+        eventually(lambda: redis.zscore("rq:wip:events", entry) > dead_at)  # it beats
+        worker.kill()
+        worker.wait()
+        assert not put(queues, "wait_for_file", **call)
+        redis.zadd("rq:wip:events", {entry: time.time() - 5})  # as it is after BEAT_TTL_S
+        redis.delete(b"rq:execution:" + entry)
+        assert put(queues, "wait_for_file", **call)
+        assert redis.zcard("rq:wip:events") == 0
 
 
 def test_a_job_that_failed_is_tried_again_after_a_while(

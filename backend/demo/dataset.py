@@ -39,9 +39,16 @@ def generated(folder: Path, count: int, seed: int) -> list[DemoImage]:
 def real(
     images: Path, masks: Path | None, class_name: str, count: int, seed: int
 ) -> list[DemoImage]:
-    """Return a seeded choice of `count` images of a folder; raises SettingsError without masks."""
+    """Return a seeded choice of `count` images with masks of one class.
+
+    `images` may be a folder that holds `images` and `masks`. Raises SettingsError without masks.
+    """
+    if masks is None and (images / "images").is_dir():
+        images, masks = images / "images", images / "masks"
     if masks is None:
-        raise SettingsError("--images needs --masks: the demo checks proposals against true masks")
+        raise SettingsError(
+            f"{images} comes without masks; add --masks DIR: the demo's annotator needs the truth"
+        )
     chosen = surfaces.read_dataset(images, masks, class_name, limit=count, seed=seed)
     return [DemoImage(item.image_path, {class_name: item.mask}) for item in chosen]
 

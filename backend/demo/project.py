@@ -14,6 +14,7 @@ from rich.progress import Progress
 from backend.demo import annotator
 from backend.demo.dataset import DemoImage
 from backend.labelstudio.client import LabelStudio
+from backend.steps import status
 from backend.steps.connect import connect
 from backend.wiring import Services
 
@@ -58,18 +59,17 @@ def label_config(classes: Sequence[str]) -> str:
 
 def open_project(
     services: Services, data: Path, images: Sequence[DemoImage], progress: Progress
-) -> tuple[DemoProject, bool]:
-    """Return the demo's project, connected, and whether it is new."""
+) -> DemoProject:
+    """Return the demo's project, connected; it is made on the first start."""
     state = data / STATE_FILE
-    is_new = not state.exists()
-    if is_new:
+    if not state.exists():
         state.write_text(json.dumps(_create(services.labelstudio, images, progress)))
     kept = json.loads(state.read_text())
     by_name = {image.path.name: image for image in images}
     by_task = {int(task): by_name[name] for task, name in kept["tasks"].items()}
     project_id = int(kept["project"])
     connect(services, project_id, services.settings.backend_url)
-    return DemoProject(project_id, by_task), is_new
+    return DemoProject(project_id, by_task)
 
 
 def _create(
@@ -93,12 +93,14 @@ def enter_clicks(
 ) -> None:
     """Enter one-click weak labels on `count` tasks through Label Studio's API, as a person would.
 
-    The clicks are simulated: points drawn inside the true masks and far away from them.
+    The clicks are simulated: points drawn inside the true masks and far away from them. Tasks
+    that have their clicks from an interrupted start are left alone.
     """
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.permutation(sorted(project.images))[:count].tolist())
+    waiting = {entry.task for entry in status.queue_of(services, project.id)}
     bar = progress.add_task("first clicks (simulated)", total=len(chosen))
-    for task in chosen:
+    for task in (task for task in chosen if task in waiting):
         truth = project.images[task].truth()
         height_px, width_px = next(iter(truth.values())).shape
         clicks = annotator.first_clicks(

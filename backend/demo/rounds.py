@@ -201,7 +201,7 @@ def wait_for_training(
         _stop_on_failure(latest, after)
         if waiting or project is None or project.last_snapshot == after.last_snapshot:
             return None
-        _, snapshot = decide.training_decision(services, project_id)
+        snapshot = decide.current_snapshot(services, project_id)
         if snapshot != project.last_snapshot:
             return None
         return next((v for v in found if v.snapshot == snapshot), None)

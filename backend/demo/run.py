@@ -16,14 +16,15 @@ from typing import TypeVar
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from backend import running
 from backend.demo import dataset, label_studio, rounds, table
 from backend.demo.project import DemoProject, enter_clicks, open_project
-from backend.errors import ChildFailed, LabelclimbError, SettingsError
+from backend.errors import ChildFailed, SettingsError
 from backend.records import Job, Version
 from backend.settings import Settings
-from backend.store import projects
+from backend.steps import projects, status
 from backend.supervisor import Child, Supervisor, answers, free_port
 from backend.wiring import Services, build
 
@@ -33,6 +34,7 @@ EMAIL = "demo@example.com"
 CLICKED_SHARE = 1 / 3
 MAX_TASKS_PER_ROUND = 8
 POLICY = {"TRAIN_AFTER": "40", "QUIET_S": "15"}  # a demo's annotator should not wait for long
+AUTO_POLICY = {"TRAIN_AFTER": "1", "QUIET_S": "10"}  # the pause after a round starts the training
 
 Result = TypeVar("Result")
 
@@ -57,14 +59,14 @@ def demo(options: Options, console: Console) -> int:
     """Run the demo; returns the exit code: 0 only when all that was asked for really happened."""
     data = _folder(options)
     images = _images(options, data, console)
-    environ = _environment(data)
+    environ = _environment(data, AUTO_POLICY if options.auto else POLICY)
     settings = Settings.from_env(environ)
     try:
         with Supervisor(data / "logs") as supervisor:
             _start(supervisor, settings, environ, data, console)
             return _direct(supervisor, settings, environ, options, images, console)
     except ChildFailed as error:
-        console.print(f"[red]stopped:[/red] {error}")
+        console.print(Text("stopped: ", "red") + Text(str(error)))
         return 1
     except KeyboardInterrupt:
         console.print("stopped; the next start goes on from here")
@@ -73,32 +75,37 @@ def demo(options: Options, console: Console) -> int:
 
 def _folder(options: Options) -> Path:
     """One folder per set of images; an unattended run always starts from nothing."""
-    name = options.images.resolve().parent.name if options.images else "generated"
-    data = (options.data / (f"{name}-auto" if options.auto else name)).resolve()
+    name = _name(options.images.resolve()) if options.images else "generated"
+    kind = "-auto" if options.auto else ""
+    data = (options.data / f"{name}-{options.limit}-{options.seed}{kind}").resolve()
     if options.auto and (data / ACCOUNT_FILE).exists():
+        running.refuse_second(data)
         shutil.rmtree(data)
     data.mkdir(parents=True, exist_ok=True)
     return data
 
 
+def _name(images: Path) -> str:
+    return images.parent.name if images.name == "images" else images.name
+
+
 def _images(options: Options, data: Path, console: Console) -> list[dataset.DemoImage]:
     with console.status("images"):
         if options.images is None:
-            folder = data / f"surfaces-{options.seed}-{options.limit}"
-            return dataset.generated(folder, options.limit, options.seed)
+            return dataset.generated(data / "surfaces", options.limit, options.seed)
         return dataset.real(
             options.images, options.masks, options.class_name, options.limit, options.seed
         )
 
 
-def _environment(data: Path) -> dict[str, str]:
+def _environment(data: Path, policy: dict[str, str]) -> dict[str, str]:
     """Everything local, on free ports, with secrets of its own; ENCODER_WEIGHTS etc. pass."""
     account = _account(data)
     port = free_port(int(os.environ.get("PORT", "9090")))
     label_studio_port = free_port(8080)
     return {
         **os.environ,
-        **{key: value for key, value in POLICY.items() if key not in os.environ},
+        **{key: value for key, value in policy.items() if key not in os.environ},
         "DATA_DIR": str(data),
         "PORT": str(port),
         "BACKEND_URL": f"http://127.0.0.1:{port}",
@@ -183,8 +190,9 @@ def _play(
 ) -> int:
     data = services.settings.data_dir
     with _bars(console) as progress:
-        project, is_new = open_project(services, data, images, progress)
-        if is_new:
+        project = open_project(services, data, images, progress)
+        rounds.wait_for_events(services)
+        if projects.require(services, project.id).champion is None:
             clicked = max(4, round(len(images) * CLICKED_SHARE))
             enter_clicks(services, project, clicked, options.seed, progress)
             _first_version(services, project, progress)
@@ -200,10 +208,7 @@ def _bars(console: Console) -> Progress:
 
 def _first_version(services: Services, project: DemoProject, progress: Progress) -> Version:
     """Press "Start Training" in Label Studio and watch."""
-    with services.store.reading() as tx:
-        before = projects.get(tx, project.id)
-    if before is None:
-        raise LabelclimbError(f"project {project.id} was not taken in")
+    before = projects.require(services, project.id)
     rounds.wait_for_events(services)
     backend = services.labelstudio.list_backends(project.id)[0]
     services.labelstudio.start_training(backend["id"])
@@ -224,8 +229,13 @@ def _first_version(services: Services, project: DemoProject, progress: Progress)
 
 def _rounds(services: Services, project: DemoProject, options: Options, console: Console) -> int:
     rng = np.random.default_rng(options.seed)
-    open_tasks = len(rounds.measure(services, project).by_task)
-    per_round = max(1, min(MAX_TASKS_PER_ROUND, open_tasks // (options.rounds + 1)))
+    open_tasks = len(status.queue_of(services, project.id))
+    per_round = min(MAX_TASKS_PER_ROUND, open_tasks // (options.rounds + 1))
+    if per_round < 1:
+        raise SettingsError(
+            f"{open_tasks} open tasks are too few for {options.rounds} rounds and a last look; "
+            f"give a larger --limit than {options.limit}"
+        )
     played: list[rounds.Round] = []
     for _ in range(options.rounds):
         with console.status(f"round {len(played) + 1}: the simulated annotator works"):

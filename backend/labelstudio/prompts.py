@@ -10,7 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backend.labelstudio import rle
+from backend.labelstudio import rle, shapes
+from backend.labelstudio.config import LabelConfig
 from models.base import Mask
 
 SUPPORTED = ("keypointlabels", "rectanglelabels")
@@ -28,30 +29,39 @@ class Prompt:
     positive: bool
 
 
-def parse(context: Any) -> list[Prompt]:
+def parse(context: Any, config: LabelConfig) -> list[Prompt]:
     """Return the pending prompts, oldest first; an empty or foreign context gives none."""
     result = context.get("result") if isinstance(context, Mapping) else None
     rows = result if isinstance(result, Sequence) else []
-    return [p for row in rows if isinstance(row, Mapping) and (p := _prompt(row)) is not None]
+    found = (_prompt(row, config) for row in rows if isinstance(row, Mapping))
+    return [prompt for prompt in found if prompt is not None]
 
 
-def _prompt(row: Mapping[str, Any]) -> Prompt | None:
+def _prompt(row: Mapping[str, Any], config: LabelConfig) -> Prompt | None:
     kind, value = row.get("type"), row.get("value")
     if kind not in SUPPORTED or not isinstance(value, Mapping):
         return None
     labels = value.get(kind) or value.get("labels") or []
-    corner = [value.get("x"), value.get("y")]
-    if len(labels) != 1 or not all(isinstance(number, int | float) for number in corner):
+    if len(labels) != 1 or not all(shapes.number(value.get(axis)) for axis in ("x", "y")):
         return None
-    is_box = kind == "rectanglelabels"
+    extent = [value.get(side) if kind == "rectanglelabels" else 0 for side in ("width", "height")]
+    width, height = (float(side) if shapes.number(side) else 0.0 for side in extent)
     return Prompt(
-        class_name=str(labels[0]),
+        class_name=_class_of(str(labels[0]), config),
         x_percent=float(value["x"]),
         y_percent=float(value["y"]),
-        width_percent=float(value.get("width", 0.0)) if is_box else 0.0,
-        height_percent=float(value.get("height", 0.0)) if is_box else 0.0,
+        width_percent=width,
+        height_percent=height,
         positive=row.get("is_positive", True) is not False,
     )
+
+
+def _class_of(label: str, config: LabelConfig) -> str:
+    """Return the class that a click's label means; brushes may call it otherwise."""
+    for clicks in config.clicks:
+        if label in clicks.positive:
+            return clicks.positive[label]
+    return label
 
 
 def select(

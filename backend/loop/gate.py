@@ -16,6 +16,7 @@ from models.base import Mask
 from models.metrics import f_measure
 
 TOLERANCE_PX = 2
+GAP_PX = 4
 REGION_S = 2.0  # to choose a tool and go to one place
 OUTLINE_S_PER_PX = 0.01  # to follow an outline with care, on an image of REFERENCE_PX
 REFERENCE_PX = 1000.0  # larger images are shown smaller: an outline costs what it shows
@@ -68,7 +69,8 @@ def correction_cost_s(proposal: Mask, final: Mask) -> float:
 
     The cheaper of editing and of deleting all and drawing anew:
     edit = draw(added) + draw(removed), anew = REGION_S (if there is a proposal) + draw(final), with
-    draw(m) = REGION_S * components + OUTLINE_S_PER_PX * outline_px * REFERENCE_PX / sqrt(H * W).
+    draw(m) = REGION_S * places + OUTLINE_S_PER_PX * outline_px * REFERENCE_PX / sqrt(H * W);
+    pieces closer than 2 * GAP_PX are one place: the brush is not lifted between them.
     Pixels within TOLERANCE_PX of the other mask need no edit. It is not the paper's measured
     annotation time and must not be reported as such. (H, W) bool each; ValueError if they differ.
     """
@@ -83,9 +85,9 @@ def draw_s(mask: Mask) -> float:
     """Predict the seconds to draw (or erase) a mask; the formula is in `correction_cost_s`."""
     if not mask.any():
         return 0.0
-    components = cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
+    places = cv2.connectedComponents(_grown(mask, GAP_PX).astype(np.uint8))[0] - 1
     shown = REFERENCE_PX / math.sqrt(mask.size)
-    return float(REGION_S * components + OUTLINE_S_PER_PX * outline_px(mask) * shown)
+    return float(REGION_S * places + OUTLINE_S_PER_PX * outline_px(mask) * shown)
 
 
 def outline_px(mask: Mask) -> int:
@@ -116,8 +118,9 @@ def judge(
     """Compare on the (task, class) pairs that both have; champion None: there is no version yet.
 
     A first version, and one without validation tasks, is promoted. With fewer than `min_tasks`
-    tasks the challenger is promoted unless its mean cost exceeds WORSE_COST times the champion's
-    or its mean F-measure is more than WORSE_F below. From there on it must cost no more in a share
+    tasks the challenger, which knows more labels, is promoted unless its mean F-measure is more
+    than WORSE_F below, or its mean cost exceeds WORSE_COST times the champion's without the
+    F-measure being WORSE_F above. From there on it must cost no more in a share
     CHEAPER of paired bootstrap resamples of tasks (Efron, 1979), not be clearly (95 %) worse in
     F-measure, and keep every class within CLASS_FLOOR. Figures that are not finite never promote.
     """
@@ -172,9 +175,9 @@ def _means(scores: Sequence[TaskScore]) -> dict[str, Any]:
 
 def _simple(figures: dict[str, Any]) -> Verdict:
     before, after = figures["champion"], figures["challenger"]
-    clearly_worse = (
-        after["cost_s"] > WORSE_COST * before["cost_s"] or after["f"] < before["f"] - WORSE_F
-    )
+    dearer = after["cost_s"] > WORSE_COST * before["cost_s"]
+    gain = after["f"] - before["f"]
+    clearly_worse = gain < -WORSE_F or (dearer and gain < WORSE_F)
     word = "clearly worse" if clearly_worse else "not clearly worse"
     reason = f"{word} on {figures['tasks']} validation task(s): {_sentence(before, after)}"
     return Verdict(not clearly_worse, reason, {**figures, "rule": "simple"})
@@ -233,8 +236,8 @@ def _sentence(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     )
 
 
-def _grown(mask: Mask) -> Mask:
-    """Return all pixels within TOLERANCE_PX of the mask: dilation by a disc."""
-    offsets = np.arange(-TOLERANCE_PX, TOLERANCE_PX + 1)
-    disc = (offsets[:, None] ** 2 + offsets**2 <= TOLERANCE_PX**2).astype(np.uint8)
+def _grown(mask: Mask, radius_px: int = TOLERANCE_PX) -> Mask:
+    """Return all pixels within `radius_px` of the mask: dilation by a disc."""
+    offsets = np.arange(-radius_px, radius_px + 1)
+    disc = (offsets[:, None] ** 2 + offsets**2 <= radius_px**2).astype(np.uint8)
     return np.asarray(cv2.dilate(mask.astype(np.uint8), disc), dtype=np.bool_)

@@ -14,26 +14,41 @@ def next_steps(services: Services, project_id: int) -> policy.Decision:
     decision, snapshot = training_decision(services, project_id)
     if decision.train:
         queues.train(services, project_id, snapshot)
+    elif snapshot:
+        _drop_idle_request(services, project_id, snapshot)
     if publication_due(services, project_id):
         queues.publish(services, project_id)
     return decision
 
 
+def _drop_idle_request(services: Services, project_id: int, snapshot: str) -> None:
+    """Forget a request to train what is trained already: it must not fire at the next label."""
+    with services.store.transaction() as tx:
+        project = projects.get(tx, project_id)
+        if project is not None and project.last_snapshot == snapshot:
+            projects.update(tx, project_id, train_requested_at=None)
+
+
 def training_decision(services: Services, project_id: int) -> tuple[policy.Decision, str]:
-    """Say whether to train now, with the reason in words, and from which snapshot."""
+    """Say whether to train now, with the reason in words, and from which snapshot.
+
+    The snapshot is "" while there are too few labels to ask which they are.
+    """
     with services.store.reading() as tx:
         project = projects.get(tx, project_id)
         if project is None:
             return policy.Decision(False, f"project {project_id} is not connected"), ""
         written = annotation_rows.inventory(tx, project_id)
-        labels = learning.weak_labels(tx, project_id)
-        masks = learning.masks(tx, project_id)
+        counts = learning.label_counts(tx, project_id)
         running = jobs.running(tx, project_id, "train")
     since = project.last_snapshot_at
     untrained = {a: at for a, at in written.items() if since is None or at > since}
-    snapshot = policy.snapshot_digest(labels, masks)
+    new_labels = sum(count for a, count in counts.items() if a in untrained)
+    snapshot, trainable = "", True
+    if project.train_requested_at is not None or new_labels >= project.train_after:
+        snapshot, trainable = _training_set(services, project_id)
     state = policy.PolicyState(
-        new_labels=sum(label.annotation in untrained for label in labels),
+        new_labels=new_labels,
         train_after=project.train_after,
         quiet_s=project.quiet_s,
         max_wait_s=project.max_wait_s,
@@ -43,9 +58,21 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
         running=bool(running),
         snapshot=snapshot,
         last_snapshot=project.last_snapshot,
-        trainable=bool(policy.trainable_classes(labels)),
+        trainable=trainable,
     )
     return policy.decide(state, services.clock()), snapshot
+
+
+def current_snapshot(services: Services, project_id: int) -> str:
+    """Name the present training set."""
+    return _training_set(services, project_id)[0]
+
+
+def _training_set(services: Services, project_id: int) -> tuple[str, bool]:
+    with services.store.reading() as tx:
+        labels = learning.weak_labels(tx, project_id)
+        masks = learning.masks(tx, project_id)
+    return policy.snapshot_digest(labels, masks), bool(policy.trainable_classes(labels))
 
 
 def publication_due(services: Services, project_id: int) -> bool:
@@ -54,14 +81,16 @@ def publication_due(services: Services, project_id: int) -> bool:
         project = projects.get(tx, project_id)
         if project is None or project.champion is None:
             return False
-        if project.published is None or project.order_shown < project.order_wanted:
-            return True
-        if version_number(project.published) != project.champion:
-            return True
-        if set(publishing.names(tx, project_id)) - {project.published} or project.pushing:
-            return True
         open_ids = {task.id for task in tasks.open(tx, project_id)}
-        return bool(open_ids - publishing.of(tx, project_id, project.published).keys())
+        if not open_ids:
+            return False
+        shown = project.published
+        if shown is None or project.pushing or project.order_shown < project.order_wanted:
+            return True
+        if version_number(shown) != project.champion:
+            return True
+        leftovers = set(publishing.names(tx, project_id)) - {shown}
+        return bool(leftovers or open_ids - publishing.of(tx, project_id, shown).keys())
 
 
 def version_number(published: str) -> int:

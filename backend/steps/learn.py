@@ -13,8 +13,7 @@ from backend.labelstudio.config import LabelConfig
 from backend.loop import interactions, weak_labels
 from backend.loop.interactions import Proposal
 from backend.records import Annotation, Interaction, ProposedRegion, VerifiedMask, WeakLabel
-from backend.steps.decide import version_number
-from backend.store import projects, proposals
+from backend.store import proposals, versions
 from models.base import Mask
 
 
@@ -31,7 +30,7 @@ def from_annotation(tx: Connection, annotation: Annotation, config: LabelConfig)
     """Compare an annotation with the proposals that it came from; raises InvalidPayload.
 
     Those are the proposals of the version whose region ids it holds; without any such id, of the
-    version that was shown when the annotation was last written.
+    newest version that had proposed something for the task when the annotation was begun.
     """
     if not interactions.speaks(annotation):
         return Learned()
@@ -75,8 +74,14 @@ def _version_seen(tx: Connection, annotation: Annotation, present: frozenset[str
     numbers = {r.number for r in known if r.task == annotation.task}
     if numbers:
         return max(numbers)
-    project = projects.get(tx, annotation.project)
-    return version_number(project.published) if project and project.published else None
+    begun_at = annotation.created_at or annotation.updated_at
+    for version in sorted(versions.list(tx, annotation.project), key=lambda v: -v.number):
+        existed = version.created_at <= begun_at and version.state != "rejected"
+        if existed and annotation.task in proposals.tasks_done(
+            tx, annotation.project, version.number
+        ):
+            return version.number
+    return None
 
 
 def _shown(tx: Connection, annotation: Annotation, number: int | None) -> list[ProposedRegion]:

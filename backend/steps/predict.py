@@ -14,7 +14,7 @@ from backend.records import Project, Task
 from backend.steps import queues
 from backend.steps.decide import version_number
 from backend.steps.projects import shown_version
-from backend.steps.publish import prediction
+from backend.steps.publish import CHUNK, prediction
 from backend.store import proposals, publishing, tasks
 from backend.wiring import Services
 
@@ -28,31 +28,47 @@ log = structlog.get_logger(__name__)
 def answer(
     services: Services, project: Project, payloads: Sequence[JsonObject]
 ) -> list[JsonObject]:
-    """Return one prediction per task, in the order asked; an unusable task gets an empty one.
+    """Return one prediction per task, in the order asked.
 
-    Label Studio stores what it gets here, so that the tasks count as published.
+    A task that cannot be predicted gets an empty prediction. One that is late gets none: an item
+    without `result`, which Label Studio skips, as it is published afterwards. Label Studio stores
+    what it gets here, so those tasks count as published.
     """
+    answered, stored = _answers(services, project, payloads)
+    if project.published is not None:
+        with services.store.transaction() as tx:
+            publishing.record(tx, project.id, project.published, stored)
+    return answered
+
+
+def _answers(
+    services: Services, project: Project, payloads: Sequence[JsonObject]
+) -> tuple[list[JsonObject], dict[int, float]]:
+    """Return the predictions, and {task: priority} of those that were not published yet."""
     name = project.published
     if name is None:
-        return [_empty(project) for _ in payloads]
+        return [_empty(project) for _ in payloads], {}
     config = label_config.parse(project.label_config)
     parsed = [_task(project, payload, config.data_key) for payload in payloads]
-    usable = [task for task in parsed if task is not None]
-    with services.store.transaction() as tx:
-        tasks.upsert(tx, usable)
-    _complete(services, project, [task.id for task in usable])
-    with services.store.transaction() as tx:
-        number = version_number(name)
-        found = {t.id: proposals.of_task(tx, project.id, t.id, number) for t in usable}
+    _complete(services, project, [task for task in parsed if task is not None])
+    answered: list[JsonObject] = []
+    unranked: dict[int, float] = {}
+    with services.store.reading() as tx:
+        done = proposals.tasks_done(tx, project.id, version_number(name))
         priorities = publishing.of(tx, project.id, name)
-        unranked = {t: UNRANKED for t, regions in found.items() if regions and t not in priorities}
-        publishing.record(tx, project.id, name, unranked)
-    return [
-        prediction(config, found[task.id], name, priorities.get(task.id, UNRANKED))
-        if task is not None
-        else _empty(project)
-        for task in parsed
-    ]
+        for task in parsed:
+            known = None if task is None else tasks.get(tx, project.id, task.id)
+            if task is None or (known is not None and known.problem):
+                answered.append(_empty(project))
+            elif task.id not in done:
+                answered.append({"model_version": name})
+            else:
+                found = proposals.of_task(tx, project.id, task.id, version_number(name))
+                priority = priorities.get(task.id, UNRANKED)
+                answered.append(prediction(config, found, name, priority))
+                if task.id not in priorities:
+                    unranked[task.id] = UNRANKED
+    return answered, unranked
 
 
 def _task(project: Project, payload: JsonObject, data_key: str) -> Task | None:
@@ -65,26 +81,30 @@ def _task(project: Project, payload: JsonObject, data_key: str) -> Task | None:
 
 
 def _empty(project: Project) -> JsonObject:
-    return {"result": [], "score": 0.0, "model_version": shown_version(project)}
+    """Nothing is proposed, and the task is served last."""
+    return {"result": [], "score": 1.0, "model_version": shown_version(project)}
 
 
-def _complete(services: Services, project: Project, ids: Sequence[int]) -> None:
-    """Have what is missing predicted within the deadline; late ones are published afterwards."""
+def _complete(services: Services, project: Project, wanted: Sequence[Task]) -> None:
+    """Have what is missing predicted within the deadline, at most a chunk; the rest comes later."""
     number = version_number(shown_version(project))
     with services.store.reading() as tx:
         done = proposals.tasks_done(tx, project.id, number)
-    missing = [task for task in ids if task not in done]
+    missing = [task for task in wanted if task.id not in done][:CHUNK]
     if not missing:
         return
+    with services.store.transaction() as tx:
+        tasks.upsert(tx, missing)
+    ids = [task.id for task in missing]
     try:
         in_time = queues.propose_now(
-            services, project.id, number, missing, services.settings.predict_deadline_s
+            services, project.id, number, ids, services.settings.predict_deadline_s
         )
     except QueueError as error:
-        log.warning("answering without proposals", tasks=len(missing), reason=str(error))
+        log.warning("answering without proposals", tasks=len(ids), reason=str(error))
         return
     if not in_time:
-        log.info("answering without proposals; they will be published", tasks=len(missing))
+        log.info("answering without proposals; they will be published", tasks=len(ids))
 
 
 def answer_prompts(
@@ -94,8 +114,12 @@ def answer_prompts(
 
     An empty context really occurs (right after Submit) and gets an empty result at once.
     """
-    pending = prompts.parse(context)
-    if not pending or project.published is None:
+    config = label_config.parse(project.label_config)
+    pending = prompts.parse(context, config)
+    if not pending:
         return [_empty(project) for _ in payloads]
-    answered = answer(services, project, payloads)
-    return [{**row, "result": prompts.select(pending, row["result"])} for row in answered]
+    answered, _ = _answers(services, project, payloads)
+    return [
+        {**_empty(project), **row, "result": prompts.select(pending, row.get("result", []))}
+        for row in answered
+    ]

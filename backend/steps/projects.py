@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from backend.labelstudio import config as label_config
 from backend.records import Job, Project, Version
 from backend.registry import OWN_FILES
 from backend.steps import queues
-from backend.store import jobs, projects, tasks, versions
+from backend.store import jobs, projects, publishing, tasks, versions
 from backend.wiring import Services
 
 UNTRAINED = "untrained"  # what /setup answers before the first version
@@ -23,25 +24,33 @@ UNTRAINED = "untrained"  # what /setup answers before the first version
 def adopt(services: Services, project_id: int, config_xml: str, title: str = "") -> Project:
     """Take a project in, or update what changed; raises LabelConfigError if it cannot be served."""
     label_config.parse(config_xml)
+    with services.store.reading() as tx:
+        known = projects.get(tx, project_id)
+    if known is None:
+        return _add(services, project_id, config_xml, title)
+    if known.label_config == config_xml and (not title or known.title == title):
+        return known
+    with services.store.transaction() as tx:
+        return projects.update(tx, project_id, label_config=config_xml, title=title or known.title)
+
+
+def _add(services: Services, project_id: int, config_xml: str, title: str) -> Project:
     settings = services.settings
+    fresh = Project(
+        id=project_id,
+        title=title,
+        label_config=config_xml,
+        strategy=settings.strategy,
+        train_after=settings.train_after,
+        quiet_s=settings.quiet_s,
+        max_wait_s=settings.max_wait_s,
+        created_at=services.clock(),
+    )
     with services.store.transaction() as tx:
         known = projects.get(tx, project_id)
         if known is None:
-            fresh = Project(
-                id=project_id,
-                title=title,
-                label_config=config_xml,
-                strategy=settings.strategy,
-                train_after=settings.train_after,
-                quiet_s=settings.quiet_s,
-                max_wait_s=settings.max_wait_s,
-                created_at=services.clock(),
-            )
             projects.add(tx, fresh)
-            return fresh
-        if known.label_config == config_xml and (not title or known.title == title):
-            return known
-        return projects.update(tx, project_id, label_config=config_xml, title=title or known.title)
+    return known or fresh
 
 
 def require(services: Services, project_id: int) -> Project:
@@ -123,12 +132,13 @@ def want_order(tx: Connection, project_id: int) -> Project:
 def activate(services: Services, project_id: int, number: int) -> Version:
     """Make a stored version the champion and publish its proposals: promotion and rollback."""
     require(services, project_id)
-    with services.store.transaction() as tx:
+    with services.store.reading() as tx:
         version = versions.get(tx, project_id, number)
         if version is None:
             known = ", ".join(v.name for v in versions.list(tx, project_id)) or "none"
             raise UnknownThing(f"project {project_id} has no version v{number}; it has {known}")
-        services.registry.folder(project_id, number)  # refuses a damaged one
+    services.registry.folder(project_id, number)  # refuses a damaged one
+    with services.store.transaction() as tx:
         promote(tx, project_id, number)
     queues.publish(services, project_id)
     return version
@@ -144,10 +154,11 @@ def promote(tx: Connection, project_id: int, number: int) -> None:
 
 
 def forget_published(services: Services, project_id: int) -> None:
-    """Note that Label Studio no longer shows our predictions; nothing else is lost."""
+    """Note that Label Studio holds no predictions of ours; the next publication pushes them."""
     with services.store.transaction() as tx:
-        if projects.get(tx, project_id) is not None:
-            projects.update(tx, project_id, published=None)
+        for name in publishing.names(tx, project_id):
+            publishing.forget(tx, project_id, name)
+        projects.update(tx, project_id, published=None, pushing=None)
 
 
 def copy_champion(services: Services, source_id: int, target_id: int) -> int | None:
@@ -159,23 +170,20 @@ def copy_champion(services: Services, source_id: int, target_id: int) -> int | N
     with services.store.transaction() as tx:
         number = versions.next_number(tx, target_id)
         original = versions.get(tx, source_id, source.champion)
-        if original is None:
-            raise UnknownThing(f"version v{source.champion} of project {source_id} has no record")
-        services.registry.save(target_id, number, lambda new: _copy_files(folder, new))
-        versions.add(
-            tx,
-            Version(
-                project=target_id,
-                number=number,
-                state="challenger",
-                pipeline=original.pipeline,
-                snapshot=f"copy of {source_id}/{original.name}",
-                created_at=services.clock(),
-                classes=original.classes,
-                metrics=original.metrics,
-                gate={"reason": f"copied from project {source_id}, {original.name}"},
-            ),
-        )
+    if original is None:
+        raise UnknownThing(f"version v{source.champion} of project {source_id} has no record")
+    services.registry.save(target_id, number, lambda new: _copy_files(folder, new))
+    copy = replace(
+        original,
+        project=target_id,
+        number=number,
+        state="challenger",
+        snapshot=f"copy of {source_id}/{original.name}",
+        created_at=services.clock(),
+        gate={"reason": f"copied from project {source_id}, {original.name}"},
+    )
+    with services.store.transaction() as tx:
+        versions.add(tx, copy)
         promote(tx, target_id, number)
     queues.publish(services, target_id)
     return number

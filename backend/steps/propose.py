@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import structlog
 
-from backend.errors import ImageError
+from backend.errors import ImageError, UnknownThing
 from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.labelstudio.config import LabelConfig
@@ -28,7 +29,7 @@ def propose(services: Services, project: Project, number: int, batch: Sequence[T
     with services.store.reading() as tx:
         version = versions.get(tx, project.id, number)
     if version is None:
-        return
+        raise UnknownThing(f"version v{number} of project {project.id} has no record")
     fitted = services.residents.get(project.id, number, version.pipeline)
     config = label_config.parse(project.label_config)
     for task in batch:
@@ -49,11 +50,13 @@ def _propose_one(
     try:
         image = services.images.load(task.image, task.id)
     except ImageError as error:
-        log.warning("no proposal", task=task.id, reason=str(error))
-        with services.store.transaction() as tx:
-            tasks.set_problem(tx, task.project, task.id, str(error))
+        _note_problem(services, task, str(error))
         return
-    proposal = fitted.propose(image, specs=config.specs)
+    try:
+        proposal = fitted.propose(image, specs=config.specs)
+    except (RuntimeError, ValueError, MemoryError, cv2.error) as error:
+        _note_problem(services, task, f"v{number} cannot predict it: {error}")
+        return
     height_px, width_px = image.shape[:2]
     with services.store.transaction() as tx:
         first = proposals.next_index(tx, number, task.id)
@@ -62,6 +65,12 @@ def _propose_one(
         tasks.set_size(tx, task.project, task.id, width_px=width_px, height_px=height_px)
         evidence = _evidence(proposal, task, number)
         proposals.save(tx, task.project, task.id, number, regions, evidence)
+
+
+def _note_problem(services: Services, task: Task, reason: str) -> None:
+    log.warning("no proposal", task=task.id, reason=reason)
+    with services.store.transaction() as tx:
+        tasks.set_problem(tx, task.project, task.id, reason)
 
 
 def _is_shown(proposal: ClassProposal, config: LabelConfig) -> bool:

@@ -7,12 +7,13 @@ existed before, and a crash between two acts is made good by the next run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 
+from backend.errors import LabelStudioError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import results
 from backend.labelstudio.config import LabelConfig
@@ -20,10 +21,13 @@ from backend.loop import ranking
 from backend.records import Interaction, Project, ProposedRegion, Task, TaskEvidence
 from backend.steps import queues
 from backend.steps.decide import published_name, version_number
+from backend.steps.projects import UNTRAINED, want_order
 from backend.steps.propose import propose
 from backend.store import learning, projects, proposals, publishing, tasks
 from backend.wiring import Services
 
+LONGEST_S = 2400.0  # a crashed worker's lock is released after that
+WAIT_S = 5.0  # for another worker that is publishing: then the job is tried again
 SAMPLING = "Uncertainty sampling"  # Label Studio serves the lowest score first
 CHUNK = 16  # tasks predicted per job, so that an opened task need not wait for the backlog
 
@@ -39,7 +43,7 @@ def publish(services: Services, project_id: int, *, step: int = 0) -> None:
         propose(services, project, project.champion, backlog[:CHUNK])
         queues.publish(services, project_id, step=step + 1)
         return
-    with services.queues.lock(f"publish-{project_id}", timeout_s=600):
+    with services.queues.lock(f"publish-{project_id}", timeout_s=LONGEST_S, wait_s=WAIT_S):
         show(services, project_id)
 
 
@@ -64,6 +68,8 @@ def show(services: Services, project_id: int) -> str | None:
         if project is None or project.champion is None:
             return None
         open_tasks = tasks.open(tx, project_id)
+        if not open_tasks:
+            return project.published  # Label Studio accepts no name without predictions
         evidence = proposals.evidence(tx, project_id, project.champion)
         past = learning.interactions(tx, project_id)
         seen = _evidence_of(tx, project_id, past)
@@ -76,9 +82,11 @@ def show(services: Services, project_id: int) -> str | None:
         seed=services.settings.seed,
         past_evidence=seen,
     )
+    if ranked.note:
+        log.warning("ranked otherwise than asked", project=project_id, reason=ranked.note)
     if shown is not None:
         missing = [task for task in open_tasks if task.id not in shown]
-        _push(services, project, project.published or "", missing, ranked.priorities)
+        _push_more(services, project, missing, ranked.priorities)
         _remove_others(services, project.id, keep=project.published or "")
         return project.published
     return _show_anew(services, project, open_tasks, ranked.priorities)
@@ -111,22 +119,39 @@ def _show_anew(
     priorities: Mapping[int, float],
 ) -> str:
     number = project.champion or 0
-    revision = _next_revision(project, number)
+    with services.store.reading() as tx:
+        revision = _next_revision(publishing.names(tx, project.id), number)
     name = published_name(number, revision)
     with services.store.transaction() as tx:
         projects.update(tx, project.id, pushing=name)
     _push(services, project, name, open_tasks, priorities)
-    if open_tasks:
-        services.labelstudio.patch_project(project.id, model_version=name, sampling=SAMPLING)
+    services.labelstudio.patch_project(project.id, model_version=name, sampling=SAMPLING)
     _note_shown(services, project, name, revision)
-    _remove_others(services, project.id, keep=name)
+    _remove_others(services, project.id, keep=name, also_untrained=revision == 1)
     log.info("published", project=project.id, version=name, tasks=len(open_tasks))
     return name
 
 
-def _next_revision(project: Project, number: int) -> int:
-    current = project.published
-    return project.revision + 1 if current and version_number(current) == number else 1
+def _next_revision(names: Iterable[str], number: int) -> int:
+    """Return a revision of the version that no name in Label Studio has now."""
+    taken = [_revision(name) for name in names if version_number(name) == number]
+    return max(taken, default=0) + 1
+
+
+def _revision(name: str) -> int:
+    return int(name.partition(".")[2] or 1)
+
+
+def _push_more(
+    services: Services, project: Project, missing: Sequence[Task], priorities: Mapping[int, float]
+) -> None:
+    """Add new tasks to what is shown; if that breaks off, everything is shown under a new name."""
+    try:
+        _push(services, project, project.published or "", missing, priorities)
+    except LabelStudioError:
+        with services.store.transaction() as tx:
+            want_order(tx, project.id)
+        raise
 
 
 def _note_shown(services: Services, project: Project, name: str, revision: int) -> None:
@@ -147,8 +172,7 @@ def _mend(services: Services, project: Project) -> None:
     if name is None:
         return
     if services.labelstudio.get_project(project.id).get("model_version") == name:
-        revision = int(name.partition(".")[2] or 1)
-        _note_shown(services, project, name, revision)
+        _note_shown(services, project, name, _revision(name))
         return
     if name in services.labelstudio.model_versions(project.id):
         services.labelstudio.delete_model_version(project.id, name)
@@ -192,14 +216,16 @@ def prediction(
     return row if task is None else {**row, "task": task}
 
 
-def _remove_others(services: Services, project_id: int, *, keep: str) -> None:
+def _remove_others(
+    services: Services, project_id: int, *, keep: str, also_untrained: bool = False
+) -> None:
     """Remove every other name of ours from Label Studio; the store keeps the regions for ever."""
     with services.store.reading() as tx:
         ours = set(publishing.names(tx, project_id))
-    if ours <= {keep}:
+    if ours <= {keep} and not also_untrained:
         return
     present = set(services.labelstudio.model_versions(project_id))
-    for name in sorted((ours & present) - {keep}):
+    for name in sorted(((ours | {UNTRAINED}) & present) - {keep}):
         services.labelstudio.delete_model_version(project_id, name)
     with services.store.transaction() as tx:
         for name in ours - {keep}:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import structlog
 
 from backend.errors import QueueError
+from backend.records import Job
+from backend.store import jobs
 from backend.wiring import Services
 
 EVENTS, PUBLISH, TRAIN = "events", "publish", "train"
@@ -30,6 +34,8 @@ def publish(services: Services, project: int, *, step: int = 0) -> None:
 def train(services: Services, project: int, snapshot: str) -> None:
     """Have a version trained from a snapshot; the same snapshot never twice at once."""
     job_id = train_job_id(project, snapshot)
+    with services.store.transaction() as tx:
+        jobs.put(tx, Job(job_id, project, "train", "queued", created_at=services.clock()))
     _try(services, TRAIN, "train", job_id, TRAIN_TIMEOUT_S, project=project, snapshot=snapshot)
 
 
@@ -45,7 +51,8 @@ def propose_now(
 
     Raises QueueError when Redis is down.
     """
-    job_id = f"propose-{project}-{number}-" + "-".join(map(str, tasks[:20]))
+    digest = hashlib.sha256(repr(sorted(tasks)).encode()).hexdigest()[:16]
+    job_id = f"propose-{project}-{number}-{digest}"
     services.queues.enqueue(
         PUBLISH,
         "backend.jobs.propose",

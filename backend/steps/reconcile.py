@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from backend.labelstudio.client import TaskInventory
+from backend.errors import LabelStudioError
+from backend.labelstudio import events
+from backend.labelstudio.client import LabelStudio, TaskInventory
 from backend.steps import intake
 from backend.store import annotations as annotation_rows
 from backend.store import projects, tasks
@@ -39,34 +41,51 @@ def reconcile(services: Services, project_id: int) -> Found:
     payload = services.labelstudio.get_project(project_id)
     inventory = services.labelstudio.inventory(project_id)
     project = {key: payload.get(key) for key in intake.PROJECT_FIELDS}
-    new_tasks = [row for row in inventory if row.id not in known_tasks]
-    changed = list(_changed(inventory, known, owners))
-    gone = sorted(owners.keys() - {a for row in inventory for a in row.annotation_ids})
-    lost = sorted(known_tasks.keys() - {row.id for row in inventory})
-    _feed(services, "TASKS_CREATED", project, "tasks", [row.payload for row in new_tasks])
-    for row, annotation_id in changed:
-        annotation = services.labelstudio.get_annotation(annotation_id)
-        body = {"annotation": annotation, "task": row.payload, "project": project}
-        intake.receive(services, {"action": "ANNOTATION_UPDATED", **body}, "reconciler")
+    new_tasks = [row.payload for row in inventory if row.id not in known_tasks]
+    changed = list(_changed(services.labelstudio, inventory, known))
+    gone = owners.keys() - {a for row in inventory for a in row.annotation_ids}
+    gone = {annotation for annotation in gone if _is_gone(services.labelstudio, annotation)}
+    lost = known_tasks.keys() - {row.id for row in inventory}
+    if lost:  # a task that is deleted while pages are read shifts another one out of sight
+        lost -= {row.id for row in services.labelstudio.inventory(project_id)}
+    _feed(services, "TASKS_CREATED", project, "tasks", new_tasks)
+    for body in changed:
+        intake.receive(services, {**body, "project": project}, "reconciler")
     _feed(services, "ANNOTATIONS_DELETED", project, "annotations", [{"id": a} for a in gone])
     _feed(services, "TASKS_DELETED", project, "tasks", [{"id": task} for task in lost])
     return Found(len(new_tasks), len(changed), len(gone) + len(lost))
 
 
 def _changed(
-    inventory: Iterable[TaskInventory], known: Mapping[int, datetime], owners: Mapping[int, int]
-) -> Iterable[tuple[TaskInventory, int]]:
-    """Yield annotations that we never saw, and those of tasks touched after we last heard."""
+    client: LabelStudio, inventory: Iterable[TaskInventory], known: Mapping[int, datetime]
+) -> Iterable[dict[str, Any]]:
+    """Yield events of annotations that we never saw, or not in their newest state.
+
+    Only tasks that were touched after the newest state we know of are asked about.
+    """
     for row in inventory:
+        heard = max((known[a] for a in row.annotation_ids if a in known), default=None)
+        touched = heard is None or (row.updated_at is not None and row.updated_at > heard + SLACK)
         for annotation_id in row.annotation_ids:
-            seen = known.get(annotation_id)
-            moved = owners.get(annotation_id) != row.id
-            if seen is None or moved or _touched_after(row, seen):
-                yield row, annotation_id
+            if annotation_id in known and not touched:
+                continue
+            annotation = client.get_annotation(annotation_id)
+            if events.annotation(annotation).updated_at != known.get(annotation_id):
+                yield {
+                    "action": "ANNOTATION_UPDATED",
+                    "annotation": annotation,
+                    "task": dict(row.payload),
+                }
 
 
-def _touched_after(row: TaskInventory, seen: datetime) -> bool:
-    return row.updated_at is not None and row.updated_at > seen + SLACK
+def _is_gone(client: LabelStudio, annotation_id: int) -> bool:
+    try:
+        client.get_annotation(annotation_id)
+    except LabelStudioError as error:
+        if error.status == 404:
+            return True
+        raise
+    return False
 
 
 def _feed(

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from backend.records import Job, Version
 from backend.steps import decide, projects
 from backend.store import annotations as annotation_rows
@@ -18,7 +20,8 @@ from backend.wiring import Services
 class Status:
     """One project at one moment.
 
-    training: why it trains, or why not; outcomes: counts by what annotators did.
+    training: why it trains, or why not; outcomes: counts by what annotators did; waiting_events,
+    dead_events: of all projects, not handled yet and given up after several attempts.
     """
 
     project: int
@@ -32,6 +35,7 @@ class Status:
     weak_labels: int
     outcomes: Mapping[str, int]
     waiting_events: int
+    dead_events: int
     running: tuple[Job, ...]
     training: str
 
@@ -62,10 +66,15 @@ def of_project(services: Services, project_id: int) -> Status:
             annotations=len(annotation_rows.live(tx, project_id)),
             weak_labels=len(learning.weak_labels(tx, project_id)),
             outcomes=dict(outcomes),
-            waiting_events=len(inbox.pending(tx, limit=10_000)),
+            waiting_events=_events(tx, inbox.PENDING),
+            dead_events=_events(tx, inbox.DEAD),
             running=tuple(jobs.running(tx, project_id, "train")),
             training=decision.reason,
         )
+
+
+def _events(tx: Connection, state: str) -> int:
+    return sum(count for (found, _), count in inbox.counts(tx).items() if found == state)
 
 
 def all_projects(services: Services) -> list[Status]:

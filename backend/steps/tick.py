@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import structlog
 
-from backend.errors import LabelStudioError, QueueError
+from backend.errors import LabelclimbError, QueueError
 from backend.steps import decide, queues, reconcile
 from backend.store import inbox, jobs, projects
 from backend.wiring import Services
@@ -24,13 +24,16 @@ def tick(services: Services) -> None:
         log.warning("waiting for Redis; events are kept", reason=str(error))
         return
     with services.store.reading() as tx:
-        waiting = inbox.pending(tx, limit=1000)
+        waiting = inbox.pending_ids(tx, limit=1000)
         known = [project.id for project in projects.all(tx)]
-    for event in waiting:
-        queues.event(services, event.id)
+    for event_id in waiting:
+        queues.event(services, event_id)
     for project_id in known:
-        note_dead_jobs(services, project_id)
-        decide.next_steps(services, project_id)
+        try:
+            note_dead_jobs(services, project_id)
+            decide.next_steps(services, project_id)
+        except LabelclimbError as error:
+            log.warning("not looked after now", project=project_id, reason=str(error))
 
 
 def reconcile_all(services: Services) -> None:
@@ -44,7 +47,7 @@ def reconcile_all(services: Services) -> None:
     for project_id in known:
         try:
             found = reconcile.reconcile(services, project_id)
-        except LabelStudioError as error:
+        except LabelclimbError as error:
             log.warning("not reconciled", project=project_id, reason=str(error))
         else:
             log.info("reconciled", project=project_id, **vars(found))

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection
 
 import models.base
-from backend.errors import LabelclimbError, LabelStudioDown
+from backend.errors import ImageError, LabelclimbError, LabelStudioDown
 from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.loop import gate, policy
@@ -66,21 +66,32 @@ def run(services: Services, project_id: int, snapshot: str) -> None:
     except LabelStudioDown:
         raise  # the queue tries again, and the scheduler after it
     except (LabelclimbError, ValueError, TrainingDiverged) as error:
-        log.warning("training failed", project=project_id, reason=str(error))
-        _note_failure(services, project_id, snapshot, job_id, str(error))
+        give_up(services, row, str(error))
         return
     with services.store.transaction() as tx:
         jobs.finish(tx, job_id, "done", None, services.clock())
     log.info("trained", project=project_id, version=version.name if version else "nothing new")
 
 
-def _note_failure(
-    services: Services, project_id: int, snapshot: str, job_id: str, reason: str
-) -> None:
+def give_up(services: Services, job: Job, reason: str) -> None:
+    """End a training as failed; the same labels are tried again only on request.
+
+    Unless Label Studio was down: that says nothing of the labels.
+    """
+    log.warning("training failed", project=job.project, reason=reason)
     with services.store.transaction() as tx:
-        jobs.finish(tx, job_id, "failed", reason, services.clock())
-        if projects.get(tx, project_id) is not None:
-            projects.update(tx, project_id, last_snapshot=snapshot, train_requested_at=None)
+        jobs.finish(tx, job.id, "failed", reason, services.clock())
+        project = projects.get(tx, job.project)
+        if project is None or LabelStudioDown.__name__ in reason:
+            return
+        asked = project.train_requested_at
+        was_before = asked is not None and job.created_at is not None and asked <= job.created_at
+        projects.update(
+            tx,
+            job.project,
+            last_snapshot=job.id.rpartition("-")[2],
+            train_requested_at=None if was_before else asked,
+        )
 
 
 def train(services: Services, project_id: int, job_id: str) -> Version | None:
@@ -116,7 +127,8 @@ def load(services: Services, project_id: int) -> TrainingSet:
         images = {task.id: task for task in tasks.all(tx, project_id)}
         written = annotation_rows.inventory(tx, project_id).values()
     samples = _samples(services, images, labels, masks)
-    held_out = {s.key for s in samples if gate.is_validation(project_id, s.key)}
+    keys = {str(task.id): task.image for task in images.values()}
+    held_out = {s.key for s in samples if gate.is_validation(project_id, keys[s.key])}
     return TrainingSet(
         project=project,
         snapshot=policy.snapshot_digest(labels, masks),
@@ -138,15 +150,44 @@ def _samples(
         weight = label.weight * label.trust
         point = WeakPoint(label.class_name, label.x_px, label.y_px, label.positive, weight)
         points[label.task].append(point)
-    verified: defaultdict[int, dict[str, Callable[[], Mask]]] = defaultdict(dict)
+    verified: defaultdict[int, list[VerifiedMask]] = defaultdict(list)
     for mask in masks:
-        verified[mask.task][mask.class_name] = _decoder(mask)
+        verified[mask.task].append(mask)
     usable = [images[task] for task in sorted(points.keys() | verified.keys()) if task in images]
+    sizes = {task.id: _size(services, task) for task in usable}
     return [
-        Sample(task.image, _loader(services, task), tuple(points[task.id]), verified[task.id])
+        Sample(
+            str(task.id),
+            _loader(services, task),
+            tuple(points[task.id]),
+            {m.class_name: _decoder(m) for m in verified[task.id] if _fits(m, size)},
+        )
         for task in usable
-        if task.problem is None
+        if (size := sizes[task.id]) is not None
     ]
+
+
+def _size(services: Services, task: Task) -> tuple[int, int] | None:
+    """Return (height, width) of a task's image; None, and the reason noted, when it cannot be had.
+
+    Raises LabelStudioError when that is not the image's fault.
+    """
+    try:
+        height_px, width_px, _ = services.images.load(task.image, task.id).shape
+    except ImageError as error:
+        log.warning("left out of the training", task=task.id, reason=str(error))
+        with services.store.transaction() as tx:
+            tasks.set_problem(tx, task.project, task.id, str(error))
+        return None
+    return height_px, width_px
+
+
+def _fits(mask: VerifiedMask, size: tuple[int, int]) -> bool:
+    """Whoever wrote the annotation said its size; one that is not the image's cannot be used."""
+    fits = (mask.height_px, mask.width_px) == size
+    if not fits:
+        log.warning("mask of another size left out", task=mask.task, annotation=mask.annotation)
+    return fits
 
 
 def _loader(services: Services, task: Task) -> Callable[[], Image]:
@@ -224,16 +265,22 @@ def _keep(
         gate=dict(verdict.as_json()),
     )
     with services.store.transaction() as tx:
-        _record(tx, training_set, version, promote=verdict.promote)
-    return replace(version, state="champion" if verdict.promote else "rejected")
+        return _record(tx, training_set, version, promote=verdict.promote)
 
 
-def _record(tx: Connection, training_set: TrainingSet, version: Version, *, promote: bool) -> None:
+def _record(
+    tx: Connection, training_set: TrainingSet, version: Version, *, promote: bool
+) -> Version:
     """Keep the version's record, move the pointer, and note what was trained on.
 
-    A training that was asked for after this one had read its labels is still owed.
+    A training that was asked for after this one had read its labels is still owed, and a champion
+    that somebody chose meanwhile is not replaced: the gate has not judged against it.
     """
     project = training_set.project
+    present = projects.get(tx, project.id)
+    if promote and present is not None and present.champion != project.champion:
+        reason = "another version was activated during the training"
+        promote, version = False, replace(version, gate={**version.gate, "reason": reason})
     versions.add(tx, version)
     if promote:
         project_steps.promote(tx, project.id, version.number)
@@ -248,6 +295,7 @@ def _record(tx: Connection, training_set: TrainingSet, version: Version, *, prom
         last_snapshot_at=training_set.newest_at,
         train_requested_at=None if is_answered else now.train_requested_at,
     )
+    return replace(version, state="champion" if promote else "rejected")
 
 
 def _reporter(services: Services, job_id: str) -> Callable[[Progress], None]:

@@ -46,6 +46,12 @@ def pending(tx: Connection, limit: int = 100) -> list[InboxEvent]:
     return _in_state(tx, PENDING, limit)
 
 
+def pending_ids(tx: Connection, limit: int = 100) -> list[int]:
+    """Return the ids of events that wait, in order of arrival."""
+    found = select(inbox.c.id).where(inbox.c.state == PENDING).order_by(inbox.c.id).limit(limit)
+    return list(tx.scalars(found))
+
+
 def dead(tx: Connection, limit: int = 100) -> list[InboxEvent]:
     """Return events that failed MAX_ATTEMPTS times and wait for a person."""
     return _in_state(tx, DEAD, limit)

@@ -65,10 +65,12 @@ def interactions(tx: Connection, project: int, since: datetime | None = None) ->
     return [statements.record(Interaction, row) for row in tx.execute(found)]
 
 
-def count_since(tx: Connection, project: int, since: datetime | None = None) -> int:
-    """Return the number of interactions after `since`, or of all."""
-    counted = select(func.count()).select_from(schema.interactions)
-    return int(tx.execute(_since(counted, project, since)).scalar_one())
+def label_counts(tx: Connection, project: int) -> dict[int, int]:
+    """Return {annotation: number of its weak labels} of those that have any."""
+    table = schema.weak_labels
+    counted = select(table.c.annotation, func.count()).where(table.c.project == project)
+    rows = tx.execute(counted.group_by(table.c.annotation))
+    return {row[0]: row[1] for row in rows}
 
 
 def _since(found: Select[Any], project: int, since: datetime | None) -> Select[Any]:

@@ -6,10 +6,25 @@ import base64
 import binascii
 
 from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend.errors import NotAuthorised
+from backend.credentials import Credentials
+from backend.errors import HTTP_STATUS, NotAuthorised
 from backend.web_names import SECRET_HEADER
 from backend.wiring import Services
+
+OPEN = ("/", "/health")
+WEBHOOK = "/webhook"
+REFUSED = (
+    "basic auth is missing or wrong; user and password are BASIC_AUTH_USER and BASIC_AUTH_PASS, or "
+    "those in the data folder's credentials.json; `labelclimb connect` enters them in Label Studio"
+)
+WEBHOOK_REFUSED = (
+    f"the webhook needs the header {SECRET_HEADER} or basic auth; "
+    "`labelclimb connect` repairs the webhook in Label Studio"
+)
 
 
 def services_of(request: Request) -> Services:
@@ -18,35 +33,39 @@ def services_of(request: Request) -> Services:
     return services
 
 
-def require_basic(request: Request) -> None:
-    """Demand basic auth; raises NotAuthorised."""
-    if not _basic_allows(request):
-        raise NotAuthorised(
-            "basic auth is missing or wrong; user and password are BASIC_AUTH_USER and "
-            "BASIC_AUTH_PASS, or those in the data folder's credentials.json; "
-            "`labelclimb connect` enters them in Label Studio"
-        )
+class Access:
+    """Checks credentials from the headers alone: a stranger's body is never read.
 
-
-def require_webhook(request: Request) -> None:
-    """Demand the secret header, or basic auth: Label Studio sends START_TRAINING with the latter.
-
-    Raises NotAuthorised.
+    Basic auth opens everything, the secret header the webhook; Label Studio sends START_TRAINING
+    there with basic auth and without the header.
     """
-    secret = request.headers.get(SECRET_HEADER, "")
-    if not (services_of(request).credentials.allows_webhook(secret) or _basic_allows(request)):
-        raise NotAuthorised(
-            f"the webhook needs the header {SECRET_HEADER} or basic auth; "
-            "`labelclimb connect` repairs the webhook in Label Studio"
-        )
 
+    def __init__(self, app: ASGIApp, credentials: Credentials) -> None:
+        self.app = app
+        self.credentials = credentials
 
-def _basic_allows(request: Request) -> bool:
-    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
-    try:
-        decoded = base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return False
-    user, _, password = decoded.partition(":")
-    allowed = services_of(request).credentials.allows_basic(user, password)
-    return scheme.lower() == "basic" and allowed
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass an allowed request on; answer 401 otherwise."""
+        if scope["type"] != "http" or self._allows(scope["path"], Headers(scope=scope)):
+            await self.app(scope, receive, send)
+            return
+        text = WEBHOOK_REFUSED if scope["path"] == WEBHOOK else REFUSED
+        challenge = {"WWW-Authenticate": "Basic"}
+        answer = JSONResponse({"error": text}, HTTP_STATUS[NotAuthorised], headers=challenge)
+        await answer(scope, receive, send)
+
+    def _allows(self, path: str, headers: Headers) -> bool:
+        if path in OPEN:
+            return True
+        secret = headers.get(SECRET_HEADER, "")
+        by_secret = path == WEBHOOK and self.credentials.allows_webhook(secret)
+        return by_secret or self._allows_basic(headers.get("Authorization", ""))
+
+    def _allows_basic(self, authorization: str) -> bool:
+        scheme, _, encoded = authorization.partition(" ")
+        try:
+            decoded = base64.b64decode(encoded, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+        user, _, password = decoded.partition(":")
+        return scheme.lower() == "basic" and self.credentials.allows_basic(user, password)

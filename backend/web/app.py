@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import HTTP_STATUS, LabelclimbError
 from backend.web import manage, metrics, protocol
+from backend.web.access import Access
 from backend.wiring import Services
 
 MAX_BODY_BYTES = 256 * 1024 * 1024  # Label Studio's own limit for a request body
@@ -25,7 +26,6 @@ def create_app(services: Services) -> FastAPI:
     """Build the application; every route but `/` and `/health` demands credentials."""
     app = FastAPI(title="labelclimb", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
-    app.include_router(protocol.open_router)
     app.include_router(protocol.router)
     app.include_router(manage.router)
     app.include_router(metrics.router)
@@ -33,14 +33,14 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _malformed)
     app.middleware("http")(_log_request)
     app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
+    app.add_middleware(Access, credentials=services.credentials)
     return app
 
 
 async def _explain(_request: Request, error: Exception) -> JSONResponse:
     """Answer one of our errors with its status and its own words."""
     status = next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
-    headers = {"WWW-Authenticate": "Basic"} if status == 401 else None
-    return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
+    return JSONResponse({"error": str(error)}, status_code=status)
 
 
 async def _malformed(_request: Request, error: Exception) -> JSONResponse:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, BackgroundTasks, Request
 from pydantic import BaseModel, Field
 
 from backend.errors import InvalidPayload
 from backend.labelstudio import config as label_config
-from backend.steps import intake, predict, projects
-from backend.web.access import require_basic, require_webhook, services_of
+from backend.steps import intake, predict, projects, queues
+from backend.web.access import services_of
 
-open_router = APIRouter()
-router = APIRouter(dependencies=[Depends(require_basic)])
+router = APIRouter()
 
 JsonObject = dict[str, Any]
 
@@ -59,8 +58,8 @@ class DuplicateRequest(BaseModel):
     project_dst: str
 
 
-@open_router.get("/")
-@open_router.get("/health")
+@router.get("/")
+@router.get("/health")
 async def health() -> JsonObject:
     """Answer from memory: Label Studio waits one second for this, often."""
     return {"status": "UP", "model_class": "labelclimb"}
@@ -84,10 +83,12 @@ def predict_tasks(body: PredictRequest, request: Request) -> JsonObject:
     return {"results": predict.answer(services, project, body.tasks)}
 
 
-@open_router.post("/webhook", status_code=201, dependencies=[Depends(require_webhook)])
-def webhook(body: JsonObject, request: Request) -> JsonObject:
-    """Keep the event, then answer; the work is done by a worker."""
-    event = intake.receive(services_of(request), body)
+@router.post("/webhook", status_code=201)
+def webhook(body: JsonObject, request: Request, later: BackgroundTasks) -> JsonObject:
+    """Keep the event, answer, and only then wake a worker: a Redis that hangs delays no answer."""
+    services = services_of(request)
+    event = intake.keep(services, body)
+    later.add_task(queues.event, services, event)
     return {"status": "ok", "event": event}
 
 
@@ -100,8 +101,7 @@ def versions(request: Request) -> JsonObject:
 @router.post("/train", status_code=201)
 def train(body: ProjectRequest, request: Request) -> JsonObject:
     """Ask for a training, as the button "Start Training" does."""
-    payload = {"action": "START_TRAINING", "project": {"id": project_id(body.project)}}
-    event = intake.receive(services_of(request), payload)
+    event = intake.request_training(services_of(request), project_id(body.project))
     return {"status": "ok", "event": event}
 
 
@@ -120,10 +120,9 @@ def job_status(body: JobRequest, request: Request) -> JsonObject:
 
 
 @router.post("/delete")
-def delete(body: ProjectRequest, request: Request) -> JsonObject:
-    """Stop serving a project; what was learned stays in the store."""
-    projects.forget_published(services_of(request), project_id(body.project))
-    return {"status": "ok"}
+def delete(body: ProjectRequest) -> JsonObject:
+    """Acknowledge that Label Studio asks no more; what was learned stays in the store."""
+    return {"status": "ok", "project": project_id(body.project)}
 
 
 @router.post("/duplicate_model")
@@ -138,7 +137,7 @@ def duplicate_model(body: DuplicateRequest, request: Request) -> JsonObject:
 def project_id(text: str) -> int:
     """Return the id of "<id>.<created>"; raises InvalidPayload."""
     head = text.partition(".")[0]
-    if not head.isdigit():
+    if not (head.isascii() and head.isdecimal()):
         raise InvalidPayload(f"project is {text!r}; expected '<id>' or '<id>.<created>'")
     return int(head)
 

@@ -80,6 +80,15 @@ class Parts:
         process.kill()
         assert process.wait() == -signal.SIGKILL, f"{name} had died before; see {self.logs}"
 
+    @contextmanager
+    def hanging(self, name: str) -> Iterator[None]:
+        """Have a part accept calls without answering while the block runs."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._processes[name].send_signal(signal.SIGCONT)
+
     def assert_alive(self) -> None:
         """Every part must still be the process that was started."""
         dead = {name: p.returncode for name, p in self._processes.items() if p.poll() is not None}

@@ -53,7 +53,14 @@ def test_without_validation_tasks_the_newer_one_is_promoted() -> None:
 
 @pytest.mark.parametrize(
     ("cost_s", "f", "promote"),
-    [(20, 0.6, True), (21.9, 0.6, True), (22.1, 0.6, False), (20, 0.56, True), (5, 0.54, False)],
+    [
+        (20, 0.6, True),
+        (21.9, 0.6, True),
+        (22.1, 0.6, False),
+        (20, 0.56, True),
+        (5, 0.54, False),
+        (30, 0.66, True),
+    ],
 )
 def test_few_tasks_are_judged_by_the_simple_rule(cost_s: float, f: float, promote: bool) -> None:
     before = [one(t) for t in "abcd"]

@@ -82,7 +82,7 @@ class PlayedQueues:
         return True
 
     @contextmanager
-    def lock(self, name: str, *, timeout_s: float) -> Iterator[None]:
+    def lock(self, name: str, *, timeout_s: float, wait_s: float) -> Iterator[None]:
         yield
 
 

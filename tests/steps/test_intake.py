@@ -16,7 +16,7 @@ from backend.records import WeakLabel
 from backend.steps import decide, intake, projects
 from backend.steps.publish import publish
 from backend.store import annotations as annotation_rows
-from backend.store import inbox, learning, proposals, tasks
+from backend.store import inbox, jobs, learning, proposals, tasks
 from backend.store import projects as project_rows
 from backend.wiring import Services
 from tests.labelstudio import payloads
@@ -186,8 +186,10 @@ def test_start_training_is_remembered_until_there_is_something_to_train(
     assert not decision.train
     assert "nothing to train" in decision.reason
     deliver(services, written([click("crack"), click("nothing here", 10.0)]))
-    decision, _ = decide.training_decision(services, 1)
-    assert decision.train
+    played: Any = services.queues
+    assert [name for name, _ in played.enqueued].count("train") == 1
+    with services.store.reading() as tx:
+        assert [job.state for job in jobs.running(tx, 1, "train")] == ["queued"]
 
 
 def test_a_reused_task_id_does_not_inherit_anything(services: Services) -> None:

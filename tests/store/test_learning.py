@@ -33,16 +33,14 @@ def test_removing_leaves_other_annotations_and_projects_alone(store: Store) -> N
         assert learning.weak_labels(tx, 9) == [weak_label(annotation=8, project=9)]
 
 
-def test_interactions_after_a_moment_are_counted_in_order_of_time(store: Store) -> None:
+def test_interactions_come_in_order_of_time_and_after_a_moment_only(store: Store) -> None:
     late, early = interaction(created_at=at(9), class_name="rust"), interaction(created_at=at(3))
     with store.transaction() as tx:
         annotation_rows.put(tx, annotation())
         learning.replace(tx, 5, 7, 10, [late, early], [], [])
         assert learning.interactions(tx, 7) == [early, late]
         assert learning.interactions(tx, 7, since=at(3)) == [late]
-        assert learning.count_since(tx, 7) == 2
-        assert learning.count_since(tx, 7, at(3)) == 1
-        assert learning.count_since(tx, 7, at(9)) == 0
+
 
 
 @pytest.mark.parametrize("change", [{"annotation": 6}, {"task": 11}, {"project": 8}])
@@ -56,3 +54,11 @@ def test_records_of_another_owner_are_refused(store: Store, change: dict[str, in
 def test_nothing_is_learned_of_an_annotation_that_is_not_stored(store: Store) -> None:
     with pytest.raises(IntegrityError), store.transaction() as tx:
         learning.replace(tx, 5, 7, 10, [], [weak_label()], [])
+
+
+def test_labels_are_counted_by_annotation(store: Store) -> None:
+    with store.transaction() as tx:
+        annotation_rows.put(tx, annotation())
+        learning.replace(tx, 5, 7, 10, [], [weak_label(), weak_label(x_px=9.0)], [])
+        assert learning.label_counts(tx, 7) == {5: 2}
+        assert learning.label_counts(tx, 8) == {}

@@ -18,7 +18,7 @@ from tests.web.conftest import AUTH, CONFIG, WEBHOOK
 
 PAYLOADS = Path(__file__).resolve().parents[1] / "payloads"
 OPEN = {("GET", "/"), ("GET", "/health")}
-ROUTERS = (protocol.open_router, protocol.router, manage.router, metrics.router)
+ROUTERS = (protocol.router, manage.router, metrics.router)
 ROUTES = [
     (method, route.path)
     for router in ROUTERS
@@ -80,7 +80,7 @@ def test_predict_gives_one_result_per_task_whatever_they_are(
     assert answer.status_code == 200
     results = answer.json()["results"]
     assert len(results) == 4
-    assert all(r == {"result": [], "score": 0.0, "model_version": "untrained"} for r in results)
+    assert all(r == {"result": [], "score": 1.0, "model_version": "untrained"} for r in results)
 
 
 def test_an_empty_prompt_is_answered_at_once(client: TestClient, project: int) -> None:
