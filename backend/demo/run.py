@@ -240,9 +240,12 @@ def _rounds(services: Services, project: DemoProject, options: Options, console:
     for _ in range(options.rounds):
         with console.status(f"round {len(played) + 1}: the simulated annotator works"):
             played.append(rounds.play(services, project, per_round, rng))
-        console.print(table.of(played[-1:], header=len(played) == 1))
+        if len(played) == 1:
+            print(table.COLUMNS)
+        print(table.line(played[-1]), flush=True)
     final = rounds.measure(services, project)
-    console.print(table.closing(played, final))
+    print(table.FOOTNOTE)
+    print(table.closing(played, final), flush=True)
     if options.json_file is not None:
         options.json_file.write_text(json.dumps(table.as_json(played, final, options.seed)))
         console.print(f"written: {options.json_file}")

@@ -6,44 +6,32 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from backend.demo.rounds import Quality, Round, quality_of
 
 OUTCOMES = ("accepted", "modified", "rejected", "missed")
 
 
-def of(played: Sequence[Round], *, header: bool) -> Table:
-    """One row per round; F1 over the tasks that nobody had annotated when the round began."""
-    table = Table(show_header=header, box=None, pad_edge=False)
-    for name, width in _columns():
-        table.add_column(name, width=width, justify="right")
-    for row in played:
-        counts = "/".join(str(row.outcomes.get(name, 0)) for name in OUTCOMES)
-        table.add_row(
-            row.version,
-            counts,
-            f"{row.quality.strict:.3f}",
-            f"{row.quality.tolerant:.3f}",
-            f"{row.edit_seconds:.0f}",
-            f"{row.scratch_seconds:.0f}",
-            f"{row.trained} {'promoted' if row.promoted else 'kept back'}",
-            row.published,
-        )
-    return table
+COLUMNS = (
+    f"{'version':8} {'accepted/modified/rejected/missed':>33} {'F1':>6} {'F1 2px':>7} "
+    f"{'edit s*':>8} {'scratch s*':>10}  {'then':<16} {'shown':8} {'order':9}"
+)
+FOOTNOTE = (
+    "F1: mean of the version's proposals on the tasks that nobody had annotated when the round "
+    "began\n* seconds are simulated, by the cost model of backend/demo/annotator.py"
+)
 
 
-def _columns() -> list[tuple[str, int]]:
-    return [
-        ("version", 8),
-        ("acc/mod/rej/missed", 18),
-        ("F1", 6),
-        ("F1 2px", 6),
-        ("edit s (simulated)", 18),
-        ("from scratch (sim.)", 19),
-        ("trained", 13),
-        ("shows", 6),
-    ]
+def line(row: Round) -> str:
+    """Return one round as a line below COLUMNS."""
+    counts = "/".join(str(row.outcomes.get(name, 0)) for name in OUTCOMES)
+    then = f"{row.trained} {'promoted' if row.promoted else 'kept back'}"
+    order = "changed" if row.order_changed else "unchanged"
+    return (
+        f"{row.version:8} {counts:>33} {row.quality.strict:6.3f} {row.quality.tolerant:7.3f} "
+        f"{row.edit_seconds:8.0f} {row.scratch_seconds:10.0f}  {then:<16} "
+        f"{row.published:8} {order:9}"
+    )
 
 
 def closing(played: Sequence[Round], final: Quality) -> str:

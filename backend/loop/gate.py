@@ -22,7 +22,7 @@ OUTLINE_S_PER_PX = 0.01  # to follow an outline with care, on an image of REFERE
 REFERENCE_PX = 1000.0  # larger images are shown smaller: an outline costs what it shows
 
 MIN_TASKS = 5  # below it resampling says nothing and a simple rule judges
-WORSE_COST = 1.1
+WORSE_COST = 1.5
 WORSE_F = 0.05
 CLASS_FLOOR = 0.05  # no class may lose more of its mean F-measure
 CHEAPER = 0.6  # share of resamples in which the challenger must cost no more
@@ -119,8 +119,8 @@ def judge(
 
     A first version, and one without validation tasks, is promoted. With fewer than `min_tasks`
     tasks the challenger, which knows more labels, is promoted unless its mean F-measure is more
-    than WORSE_F below, or its mean cost exceeds WORSE_COST times the champion's without the
-    F-measure being WORSE_F above. From there on it must cost no more in a share
+    than WORSE_F below, or its mean cost exceeds WORSE_COST times the champion's without any gain
+    in F-measure. From there on it must cost no more in a share
     CHEAPER of paired bootstrap resamples of tasks (Efron, 1979), not be clearly (95 %) worse in
     F-measure, and keep every class within CLASS_FLOOR. Figures that are not finite never promote.
     """
@@ -177,7 +177,7 @@ def _simple(figures: dict[str, Any]) -> Verdict:
     before, after = figures["champion"], figures["challenger"]
     dearer = after["cost_s"] > WORSE_COST * before["cost_s"]
     gain = after["f"] - before["f"]
-    clearly_worse = gain < -WORSE_F or (dearer and gain < WORSE_F)
+    clearly_worse = gain < -WORSE_F or (dearer and gain <= 0.0)
     word = "clearly worse" if clearly_worse else "not clearly worse"
     reason = f"{word} on {figures['tasks']} validation task(s): {_sentence(before, after)}"
     return Verdict(not clearly_worse, reason, {**figures, "rule": "simple"})

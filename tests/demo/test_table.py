@@ -51,6 +51,13 @@ def test_versions_are_also_compared_on_the_tasks_that_all_of_them_had() -> None:
     assert "60% less, simulated" in table.closing([ROUND, LATER], FINAL)
 
 
+def test_people_read_the_same_figures() -> None:
+    read = table.line(ROUND)
+    assert read.split()[:6] == ["v1", "3/0/0/1", "0.400", "0.600", "40", "100"]
+    assert "v2 promoted" in read
+    assert len(read.rstrip()) <= len(table.COLUMNS)
+
+
 def test_nothing_measured_is_null_not_nan() -> None:
     nothing = Quality(float("nan"), float("nan"))
     written = json.dumps(table.as_json([ROUND], nothing, 7), allow_nan=False)

@@ -55,11 +55,11 @@ def test_without_validation_tasks_the_newer_one_is_promoted() -> None:
     ("cost_s", "f", "promote"),
     [
         (20, 0.6, True),
-        (21.9, 0.6, True),
-        (22.1, 0.6, False),
+        (29.9, 0.6, True),
+        (30.1, 0.6, False),
         (20, 0.56, True),
         (5, 0.54, False),
-        (30, 0.66, True),
+        (50, 0.61, True),
     ],
 )
 def test_few_tasks_are_judged_by_the_simple_rule(cost_s: float, f: float, promote: bool) -> None:

@@ -300,6 +300,18 @@ class TestCalibration:
         assert (chosen.refine, chosen.iterations) == ("threshold", 1)
         assert (chosen.threshold, chosen.min_area_px) == (0.7, 3)
 
+    @pytest.mark.parametrize(("helps", "iterations"), [(False, 1), (True, 2)])
+    def test_a_climb_is_kept_only_where_it_helps(self, helps: bool, iterations: int) -> None:
+        def heat_of(image: Image, iterations: int) -> HeatMap:
+            heat = self.band(image, 1)
+            if helps and iterations == 1:
+                heat[:, SIZE // 2 :] = 0
+            return heat
+
+        for spec in (CRACK, ClassSpec("crack", refine="threshold")):  # rules with 1 and 2
+            chosen, _ = calibration.calibrate(self.cases(5), spec, heat_of)
+            assert chosen.iterations == iterations
+
     def test_heat_is_computed_once_per_image_and_iterations(self) -> None:
         asked: list[tuple[int, int]] = []
 
