@@ -33,6 +33,11 @@ class Services:
     residents: Residents
     clock: Clock
 
+    def close(self) -> None:
+        """Close what holds connections; the services are of no use afterwards."""
+        self.store.close()
+        self.labelstudio.close()
+
 
 def utc_now() -> datetime:
     """Return the present moment in UTC."""

@@ -22,7 +22,7 @@ from models.crops import Batch, CropSource, Pixels, Surroundings
 from models.metrics import f_measure_of_counts
 
 PROFILES = {
-    # Measured with benchmarks/clicks.py: about 62 core-seconds per class, half of it on two cores.
+    # Measured with benchmarks/clicks.py: 57 to 65 s per class on one thread of an EPYC with bf16.
     "cpu": Profile(
         name="cpu",
         encoder="resnet18",

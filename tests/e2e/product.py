@@ -54,8 +54,10 @@ def started(server: LabelStudioServer, folder: Path, **changes: str) -> Iterator
     with Supervisor(logs) as supervisor:
         environ = running.start_all(supervisor, settings, environ)
         services = build(Settings.from_env(environ))
-        yield Product(services, supervisor, environ, logs)
-        services.store.close()
+        try:
+            yield Product(services, supervisor, environ, logs)
+        finally:
+            services.close()
 
 
 def eventually(look: Callable[[], Seen | None], what: str, timeout_s: float = 120.0) -> Seen:

@@ -108,8 +108,7 @@ def services(tmp_path: Path, server: FakeLabelStudio) -> Iterator[Services]:
         tasks.upsert(tx, [Task(1, task, f"/data/upload/1/{task}.jpg", NOW) for task in TASKS])
     yield services
     client.close()
-    real.labelstudio.close()
-    real.store.close()
+    real.close()
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def run_at_once(target: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
     """Start one process per tuple, let them begin together, and require that none fails."""
-    barrier = SPAWN.Barrier(len(arguments))
-    started = [SPAWN.Process(target=target, args=(barrier, *one)) for one in arguments]
+    barrier = SPAWN.Barrier(len(arguments), timeout=60)
+    started = [SPAWN.Process(target=target, args=(barrier, *one), daemon=True) for one in arguments]
     for process in started:
         process.start()
     for process in started:

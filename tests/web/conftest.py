@@ -37,7 +37,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         )
     )
     yield built
-    built.store.close()
+    built.close()
 
 
 @pytest.fixture
