@@ -22,7 +22,7 @@ class Project:
     champion: number of the version in use, None before the first training.
     published: Label Studio's name of the predictions now shown ("v7", "v7.2"), None before.
     revision: of `published`, from 1; pushing: a name being pushed, left over after a crash.
-    strategy, train_after, quiet_s, max_wait_s: see docs/strategies and `loop.policy`.
+    strategy, train_after, quiet_s, max_wait_s: see README and `loop.policy`.
     train_requested_at: somebody pressed "Start Training" and no training has answered it yet.
     last_snapshot, last_snapshot_at: digest and moment of the newest training set.
     order_wanted, order_shown: count the requests for a new order and the last one published.

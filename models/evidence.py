@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Evidence, HeatMap, Mask
+from models.metrics import outline_px
 
 
 def gather(
@@ -42,13 +43,6 @@ def proposal_stats(mask: Mask, heat: HeatMap) -> dict[str, float]:
         "components": float(_components(mask)),
         "heat_sharpness": heat_sharpness(heat),
     }
-
-
-def outline_px(mask: Mask) -> int:
-    """Count the pixels of the mask that touch its outside or the image's edge."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    inner = cv2.erode(np.pad(mask.astype(np.uint8), 1), cross)
-    return int(np.count_nonzero(mask)) - int(np.count_nonzero(inner))
 
 
 def heat_sharpness(heat: HeatMap) -> float:

@@ -64,10 +64,17 @@ def f_measure_of_counts(
 def _share_within(these: Mask, those: Mask, tolerance_px: int) -> float:
     _check_shapes(these, those)
     total = int(np.count_nonzero(these))
-    return int(np.count_nonzero(these & _grown(those, tolerance_px))) / total if total else 1.0
+    return int(np.count_nonzero(these & grown(those, tolerance_px))) / total if total else 1.0
 
 
-def _grown(mask: Mask, radius_px: int) -> Mask:
+def outline_px(mask: Mask) -> int:
+    """Count the pixels of the (H, W) mask with one of four neighbours outside it or the image."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    inner = cv2.erode(np.pad(mask.astype(np.uint8), 1), cross)
+    return int(np.count_nonzero(mask)) - int(np.count_nonzero(inner))
+
+
+def grown(mask: Mask, radius_px: int) -> Mask:
     """Return all pixels within `radius_px` of the mask: dilation by a disc."""
     if radius_px == 0:
         return mask

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from skimage.morphology import skeletonize
 
 from models.base import Mask, WeakPoint
-from models.metrics import f_measure, iou, precision
+from models.metrics import f_measure, grown, iou, precision
 
 # --- the rules of judgement ---
 TOLERANCE_PX = 2  # how exactly a person places an edge; as in the 2-px F1 of crack benchmarks
@@ -117,8 +117,8 @@ def edit_seconds(proposal: Mask, truth: Mask) -> float:
     Differences within TOLERANCE_PX of the other mask's edge are below what a person repairs and
     cost nothing. Wiping everything and drawing anew bounds the sum.
     """
-    missing = paint_seconds(truth & ~_grown(proposal))
-    surplus = paint_seconds(proposal & ~_grown(truth))
+    missing = paint_seconds(truth & ~grown(proposal, TOLERANCE_PX))
+    surplus = paint_seconds(proposal & ~grown(truth, TOLERANCE_PX))
     return CLICK_S + min(missing + surplus, CLICK_S + paint_seconds(truth))
 
 
@@ -272,11 +272,6 @@ def _pieces(mask: Mask) -> tuple[int, Floats, Floats, Floats]:
 
 def _count(labels: npt.NDArray[np.int32], part: Mask, count: int) -> Floats:
     return np.bincount(labels[part], minlength=count)[1:].astype(np.float64)
-
-
-def _grown(mask: Mask) -> Mask:
-    """Return all pixels within TOLERANCE_PX of the mask."""
-    return np.asarray(_distance(~mask) <= TOLERANCE_PX) if mask.any() else mask
 
 
 def _distance(mask: Mask) -> npt.NDArray[np.float32]:

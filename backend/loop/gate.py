@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Mask
-from models.metrics import f_measure
+from models.metrics import f_measure, grown, outline_px
 
 TOLERANCE_PX = 2
 GAP_PX = 4
@@ -76,7 +76,9 @@ def correction_cost_s(proposal: Mask, final: Mask) -> float:
     """
     if proposal.shape != final.shape:
         raise ValueError(f"masks of {proposal.shape} and {final.shape} pixels cannot be compared")
-    edit_s = draw_s(final & ~_grown(proposal)) + draw_s(proposal & ~_grown(final))
+    added = final & ~grown(proposal, TOLERANCE_PX)
+    removed = proposal & ~grown(final, TOLERANCE_PX)
+    edit_s = draw_s(added) + draw_s(removed)
     anew_s = REGION_S * bool(proposal.any()) + draw_s(final)
     return min(edit_s, anew_s)
 
@@ -85,16 +87,9 @@ def draw_s(mask: Mask) -> float:
     """Predict the seconds to draw (or erase) a mask; the formula is in `correction_cost_s`."""
     if not mask.any():
         return 0.0
-    places = cv2.connectedComponents(_grown(mask, GAP_PX).astype(np.uint8))[0] - 1
+    places = cv2.connectedComponents(grown(mask, GAP_PX).astype(np.uint8))[0] - 1
     shown = REFERENCE_PX / math.sqrt(mask.size)
     return float(REGION_S * places + OUTLINE_S_PER_PX * outline_px(mask) * shown)
-
-
-def outline_px(mask: Mask) -> int:
-    """Return the number of mask pixels with a neighbour (of four) outside; the image ends it."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    padded = np.pad(mask.astype(np.uint8), 1)
-    return int(np.count_nonzero(padded) - np.count_nonzero(cv2.erode(padded, cross)))
 
 
 def score(task: str, class_name: str, proposal: Mask, final: Mask) -> TaskScore:
@@ -234,10 +229,3 @@ def _sentence(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
         f"predicted correction {before['cost_s']:.1f} s -> {after['cost_s']:.1f} s, "
         f"{TOLERANCE_PX}-px F {before['f']:.3f} -> {after['f']:.3f}"
     )
-
-
-def _grown(mask: Mask, radius_px: int = TOLERANCE_PX) -> Mask:
-    """Return all pixels within `radius_px` of the mask: dilation by a disc."""
-    offsets = np.arange(-radius_px, radius_px + 1)
-    disc = (offsets[:, None] ** 2 + offsets**2 <= radius_px**2).astype(np.uint8)
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), disc), dtype=np.bool_)

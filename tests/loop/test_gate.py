@@ -10,6 +10,7 @@ import pytest
 from backend.loop import gate
 from backend.loop.gate import TaskScore, correction_cost_s, is_validation, judge
 from models.base import Mask
+from models.metrics import outline_px
 from tests.loop.making import box
 
 NOTHING = np.zeros((400, 400), dtype=bool)
@@ -122,7 +123,7 @@ def test_a_right_proposal_costs_nothing() -> None:
 
 def test_costs_follow_the_stated_formula() -> None:
     draw = 2.0 + 0.01 * (4 * 100 - 4) * 1000 / 400
-    assert gate.outline_px(BLOB) == 396
+    assert outline_px(BLOB) == 396
     assert correction_cost_s(NOTHING, BLOB) == pytest.approx(draw)
     assert correction_cost_s(BLOB, NOTHING) == pytest.approx(2.0)  # one region is deleted
     extra = box(300, 300, 310, 310)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models import evidence
+from models.metrics import outline_px
 
 
 def test_stats_of_a_ring_and_a_square() -> None:
@@ -23,8 +24,8 @@ def test_stats_of_a_ring_and_a_square() -> None:
 
 
 def test_the_edge_of_the_image_is_outline() -> None:
-    assert evidence.outline_px(np.ones((5, 5), bool)) == 16
-    assert evidence.outline_px(np.ones((1, 1), bool)) == 1
+    assert outline_px(np.ones((5, 5), bool)) == 16
+    assert outline_px(np.ones((1, 1), bool)) == 1
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region() -> None:

@@ -42,7 +42,6 @@ def test_interactions_come_in_order_of_time_and_after_a_moment_only(store: Store
         assert learning.interactions(tx, 7, since=at(3)) == [late]
 
 
-
 @pytest.mark.parametrize("change", [{"annotation": 6}, {"task": 11}, {"project": 8}])
 def test_records_of_another_owner_are_refused(store: Store, change: dict[str, int]) -> None:
     with store.transaction() as tx:
