@@ -88,6 +88,7 @@ def up(settings: Settings) -> None:
     configure_logging(settings.log_level)
     with suppress(KeyboardInterrupt), Supervisor(settings.data_dir / "logs") as supervisor:
         start_all(supervisor, settings, dict(os.environ))
+        log.info("ready", address=settings.backend_url, data=str(settings.data_dir.resolve()))
         supervisor.wait()
 
 

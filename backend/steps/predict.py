@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection
 
 from backend.errors import InvalidPayload, QueueError
 from backend.labelstudio import config as label_config
@@ -34,41 +35,57 @@ def answer(
     without `result`, which Label Studio skips, as it is published afterwards. Label Studio stores
     what it gets here, so those tasks count as published.
     """
-    answered, stored = _answers(services, project, payloads)
-    if project.published is not None:
+    name = project.published
+    if name is None:
+        return [_empty(project) for _ in payloads]
+    config = label_config.parse(project.label_config)
+    parsed = [_task(project, payload, config.data_key) for payload in payloads]
+    wanted = {task.id: UNRANKED for task in parsed if task is not None}
+    with services.store.transaction() as tx:
+        claimed = publishing.claim(tx, project.id, name, wanted)
+    answered = _answers(services, project, name, parsed)
+    late = [
+        task.id
+        for task, row in zip(parsed, answered, strict=True)
+        if task is not None and task.id in claimed and "result" not in row
+    ]
+    if late:
         with services.store.transaction() as tx:
-            publishing.record(tx, project.id, project.published, stored)
+            publishing.release(tx, project.id, name, late)
     return answered
 
 
 def _answers(
-    services: Services, project: Project, payloads: Sequence[JsonObject]
-) -> tuple[list[JsonObject], dict[int, float]]:
-    """Return the predictions, and {task: priority} of those that were not published yet."""
-    name = project.published
-    if name is None:
-        return [_empty(project) for _ in payloads], {}
-    config = label_config.parse(project.label_config)
-    parsed = [_task(project, payload, config.data_key) for payload in payloads]
+    services: Services, project: Project, name: str, parsed: Sequence[Task | None]
+) -> list[JsonObject]:
+    """Return what `name` proposes for each task, None standing for one without an image."""
     _complete(services, project, [task for task in parsed if task is not None])
-    answered: list[JsonObject] = []
-    unranked: dict[int, float] = {}
     with services.store.reading() as tx:
         done = proposals.tasks_done(tx, project.id, version_number(name))
         priorities = publishing.of(tx, project.id, name)
-        for task in parsed:
-            known = None if task is None else tasks.get(tx, project.id, task.id)
-            if task is None or (known is not None and known.problem):
-                answered.append(_empty(project))
-            elif task.id not in done:
-                answered.append({"model_version": name})
-            else:
-                found = proposals.of_task(tx, project.id, task.id, version_number(name))
-                priority = priorities.get(task.id, UNRANKED)
-                answered.append(prediction(config, found, name, priority))
-                if task.id not in priorities:
-                    unranked[task.id] = UNRANKED
-    return answered, unranked
+        return [
+            _answer_one(tx, project, name, task, priorities, done=task is None or task.id in done)
+            for task in parsed
+        ]
+
+
+def _answer_one(
+    tx: Connection,
+    project: Project,
+    name: str,
+    task: Task | None,
+    priorities: Mapping[int, float],
+    *,
+    done: bool,
+) -> JsonObject:
+    known = None if task is None else tasks.get(tx, project.id, task.id)
+    if task is None or (known is not None and known.problem):
+        return _empty(project)
+    if not done:
+        return {"model_version": name}
+    config = label_config.parse(project.label_config)
+    found = proposals.of_task(tx, project.id, task.id, version_number(name))
+    return prediction(config, found, name, priorities.get(task.id, UNRANKED))
 
 
 def _task(project: Project, payload: JsonObject, data_key: str) -> Task | None:
@@ -116,9 +133,10 @@ def answer_prompts(
     """
     config = label_config.parse(project.label_config)
     pending = prompts.parse(context, config)
-    if not pending:
+    if not pending or project.published is None:
         return [_empty(project) for _ in payloads]
-    answered, _ = _answers(services, project, payloads)
+    parsed = [_task(project, payload, config.data_key) for payload in payloads]
+    answered = _answers(services, project, project.published, parsed)
     return [
         {**_empty(project), **row, "result": prompts.select(pending, row.get("result", []))}
         for row in answered

@@ -146,8 +146,12 @@ def _push_more(
     services: Services, project: Project, missing: Sequence[Task], priorities: Mapping[int, float]
 ) -> None:
     """Add new tasks to what is shown; if that breaks off, everything is shown under a new name."""
+    name = project.published or ""
+    with services.store.transaction() as tx:
+        wanted = {task.id: priorities.get(task.id, 0.0) for task in missing}
+        claimed = publishing.claim(tx, project.id, name, wanted)
     try:
-        _push(services, project, project.published or "", missing, priorities)
+        _push(services, project, name, [t for t in missing if t.id in claimed], claimed)
     except LabelStudioError:
         with services.store.transaction() as tx:
             want_order(tx, project.id)

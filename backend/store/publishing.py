@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, select
 
@@ -17,6 +17,30 @@ def record(tx: Connection, project: int, name: str, priorities: Mapping[int, flo
         for task, priority in priorities.items()
     ]
     statements.upsert(tx, published, rows)
+
+
+def claim(
+    tx: Connection, project: int, name: str, priorities: Mapping[int, float]
+) -> dict[int, float]:
+    """Note predictions that are about to be given to Label Studio; return those not noted before.
+
+    Two who want to give the same one must not both do so: Label Studio would store it twice.
+    """
+    rows = [
+        {"project": project, "name": name, "task": task, "priority": priority}
+        for task, priority in priorities.items()
+    ]
+    if not rows:
+        return {}
+    new = statements.insert(tx, published).values(rows).on_conflict_do_nothing()
+    claimed = tx.execute(new.returning(published.c.task, published.c.priority))
+    return {row.task: row.priority for row in claimed}
+
+
+def release(tx: Connection, project: int, name: str, tasks: Iterable[int]) -> None:
+    """Take back claims that came to nothing."""
+    chosen = (published.c.project == project) & (published.c.name == name)
+    tx.execute(published.delete().where(chosen, published.c.task.in_(list(tasks))))
 
 
 def of(tx: Connection, project: int, name: str) -> dict[int, float]:

@@ -77,6 +77,9 @@ class PlayedQueues:
 
     enqueued: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
+    def wait(self, job_id: str, timeout_s: float) -> str:
+        return "timeout"
+
     def enqueue(self, queue: str, function: str, *, kwargs: dict[str, Any], **_: Any) -> bool:
         self.enqueued.append((function.rpartition(".")[2], kwargs))
         return True
