@@ -16,6 +16,7 @@ from models.base import Mask
 from models.metrics import f_measure, grown, outline_px
 
 TOLERANCE_PX = 2
+GOOD_ENOUGH_F = 0.85  # people submit such a proposal unchanged
 GAP_PX = 4
 REGION_S = 2.0  # to choose a tool and go to one place
 OUTLINE_S_PER_PX = 0.01  # to follow an outline with care, on an image of REFERENCE_PX
@@ -35,7 +36,8 @@ Values = npt.NDArray[np.float64]
 class TaskScore:
     """How a version did for one class of one validation task.
 
-    cost_s: predicted correction cost; f: F-measure with TOLERANCE_PX; f_strict: without.
+    cost_s: predicted correction cost; f: F-measure with TOLERANCE_PX, at most GOOD_ENOUGH_F;
+    f_strict: without tolerance.
     """
 
     task: str
@@ -93,12 +95,18 @@ def draw_s(mask: Mask) -> float:
 
 
 def score(task: str, class_name: str, proposal: Mask, final: Mask) -> TaskScore:
-    """Score a proposal against the mask that a person left; (H, W) bool each."""
+    """Score a proposal against the mask that a person left; (H, W) bool each.
+
+    That mask is often the champion's own proposal, accepted as good enough. Against it no other
+    version could win, so that whatever agrees with it up to GOOD_ENOUGH_F counts as accepted too:
+    no correction, and no more than GOOD_ENOUGH_F.
+    """
+    f = f_measure(proposal, final, TOLERANCE_PX)
     return TaskScore(
         task,
         class_name,
-        cost_s=correction_cost_s(proposal, final),
-        f=f_measure(proposal, final, TOLERANCE_PX),
+        cost_s=0.0 if f >= GOOD_ENOUGH_F else correction_cost_s(proposal, final),
+        f=min(f, GOOD_ENOUGH_F),
         f_strict=f_measure(proposal, final),
     )
 

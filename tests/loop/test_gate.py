@@ -152,10 +152,19 @@ def test_the_same_surface_photographed_finer_costs_the_same() -> None:
 
 def test_scores_name_their_task_and_measure_both_ways() -> None:
     found = gate.score("7.jpg", "crack", BLOB, box(100, 101, 200, 201))
-    assert (found.task, found.class_name, found.cost_s, found.f) == ("7.jpg", "crack", 0.0, 1.0)
+    assert (found.task, found.class_name, found.cost_s, found.f) == ("7.jpg", "crack", 0.0, 0.85)
     assert found.f_strict == pytest.approx(0.99)
 
 
 def test_masks_of_different_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be compared"):
         correction_cost_s(BLOB, BLOB[:-1])
+
+
+def test_an_accepted_proposal_gives_its_own_version_no_head_start() -> None:
+    accepted, other = box(100, 100, 200, 200), box(103, 103, 202, 202)
+    before = gate.score("7.jpg", "crack", accepted, accepted)
+    after = gate.score("7.jpg", "crack", other, accepted)
+    assert after.f_strict < before.f_strict == 1.0
+    assert (after.cost_s, after.f) == (before.cost_s, before.f)
+    assert gate.score("7.jpg", "crack", box(150, 150, 400, 400), accepted).cost_s > 0
