@@ -14,18 +14,16 @@ import hashlib
 import json
 import math
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import report
 import torch
 
 import models.base
@@ -93,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{row['name']:<28} {row['value']:>10.3f} {row['unit']:<8} {row['met'] or ''}")
     print(json.dumps(fitted.metrics["classes"][class_name].get("settings")))
     if options.json:
-        write(Path(options.json), rows)
+        threads = f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
+        report.write(Path(options.json), "clicks", rows, note=threads)
     return 0
 
 
@@ -224,13 +223,10 @@ def rows_of(
         ("propose_s", float(np.median(spent)), "s/image"),
     ]
     return [
-        row(f"{name} {what}", value, unit) for what, value, unit in values if not math.isnan(value)
+        report.row(f"{name} {what}", value, unit)
+        for what, value, unit in values
+        if not math.isnan(value)
     ]
-
-
-def row(name: str, value: float, unit: str) -> dict[str, Any]:
-    """Return one row; its target is set by `judge`."""
-    return {"name": name, "value": value, "unit": unit, "target": None, "met": None}
 
 
 def judge(row: dict[str, Any], targets: dict[str, float]) -> None:
@@ -242,23 +238,6 @@ def judge(row: dict[str, Any], targets: dict[str, float]) -> None:
             row["value"] >= row["target"] if what == "f1_2px" else row["value"] <= row["target"]
         )
         row["met"] = bool(better)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows with what is needed to repeat them."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    about = {
-        "benchmark": "clicks",
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads",
-        "rows": rows,
-    }
-    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

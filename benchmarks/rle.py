@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import report
 from label_studio_sdk.converter import brush
 
 from backend.labelstudio import rle
@@ -52,22 +46,17 @@ def compare(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repea
     ratios = sorted(their / our for our, their in pairs)
     our_ms, their_ms = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
     rows = [
-        row(f"{name} ours", our_ms, "ms"),
-        row(f"{name} sdk", their_ms, "ms"),
-        row(f"{name} sdk/ours", statistics.median(ratios), "x"),
-        row(f"{name} sdk/ours lowest", ratios[0], "x"),
-        row(f"{name} sdk/ours highest", ratios[-1], "x"),
+        report.row(f"{name} ours", our_ms, "ms"),
+        report.row(f"{name} sdk", their_ms, "ms"),
+        report.row(f"{name} sdk/ours", statistics.median(ratios), "x"),
+        report.row(f"{name} sdk/ours lowest", ratios[0], "x"),
+        report.row(f"{name} sdk/ours highest", ratios[-1], "x"),
     ]
     print(
         f"{name:<22} {our_ms:9.2f} ms {their_ms:9.2f} ms   x{statistics.median(ratios):6.1f} "
         f"({ratios[0]:.1f} to {ratios[-1]:.1f})"
     )
     return rows
-
-
-def row(name: str, value: float, unit: str) -> dict[str, Any]:
-    """Return one row of the report; no issue names a target."""
-    return {"name": name, "value": round(value, 4), "unit": unit, "target": None, "met": None}
 
 
 def measure(width_px: int, height_px: int, repeats: int) -> list[dict[str, Any]]:
@@ -80,7 +69,7 @@ def measure(width_px: int, height_px: int, repeats: int) -> list[dict[str, Any]]
     assert (rle.decode(code, height_px, width_px) == theirs).all()
     size = f"{width_px}x{height_px}"
     return [
-        row(f"{size} bytes", len(code), "B"),
+        report.row(f"{size} bytes", len(code), "B"),
         *compare(
             f"{size} encode",
             lambda: rle.encode(mask),
@@ -96,22 +85,6 @@ def measure(width_px: int, height_px: int, repeats: int) -> list[dict[str, Any]]
     ]
 
 
-def hardware() -> str:
-    """Return processor and cores in words."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    """Return the short commit of the working tree."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main() -> None:
     """Print the table; with --json FILE, write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,15 +94,7 @@ def main() -> None:
     print(f"{'mask':<22} {'ours':>12} {'sdk':>12}    ratio (spread)")
     rows = [r for size in SIZES for r in measure(*size, args.repeats)]
     if args.json:
-        report = {
-            "benchmark": "rle",
-            "command": shlex.join(["python", *sys.argv]),
-            "commit": commit(),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "hardware": hardware(),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        report.write(args.json, "rle", rows)
 
 
 if __name__ == "__main__":
