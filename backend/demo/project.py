@@ -21,7 +21,7 @@ from backend.wiring import Services
 COLOURS = ("#E5484D", "#3E63DD", "#D9822B", "#30A46C", "#8E4EC6")
 TITLE = "labelclimb demo"
 NOTHING = "nothing here"
-CLICKS_PER_CLASS = 5
+CLICKS_PER_CLASS = 3
 CLICK_MARGIN_PX = 24
 UPLOAD_BATCH = 8
 STATE_FILE = "project.json"

@@ -31,7 +31,7 @@ from backend.wiring import Services, build
 LABEL_STUDIO_VENV = Path(".venv-label-studio")
 ACCOUNT_FILE = "label-studio.json"
 EMAIL = "demo@example.com"
-CLICKED_SHARE = 1 / 3
+CLICKED_SHARE = 1 / 6
 MAX_TASKS_PER_ROUND = 8
 POLICY = {"TRAIN_AFTER": "40", "QUIET_S": "15"}  # a demo's annotator should not wait for long
 AUTO_POLICY = {"TRAIN_AFTER": "1", "QUIET_S": "10"}  # the pause after a round starts the training

@@ -183,13 +183,13 @@ class LabelStudio:
                 )
         return len(rows)
 
-    def model_versions(self, project: int) -> list[str]:
-        """Return the names of the prediction versions that the project holds."""
+    def model_versions(self, project: int) -> dict[str, int]:
+        """Return {name: number of predictions} of the versions that the project holds."""
         params = {"extended": "true"}
         answer = _object(
             self._call("GET", f"/api/projects/{project}/model-versions/", params=params)
         )
-        return [str(row["model_version"]) for row in answer["static"]]
+        return {str(row["model_version"]): int(row.get("count", 0)) for row in answer["static"]}
 
     def delete_model_version(self, project: int, version: str) -> int:
         """Delete all predictions of a version and return their number."""

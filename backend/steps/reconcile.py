@@ -11,8 +11,9 @@ from backend.errors import LabelStudioError
 from backend.labelstudio import events
 from backend.labelstudio.client import LabelStudio, TaskInventory
 from backend.steps import intake
+from backend.steps.projects import want_order
 from backend.store import annotations as annotation_rows
-from backend.store import projects, tasks
+from backend.store import projects, publishing, tasks
 from backend.wiring import Services
 
 SLACK = timedelta(seconds=2)  # Label Studio writes the task's time just after the annotation's
@@ -48,12 +49,28 @@ def reconcile(services: Services, project_id: int) -> Found:
     lost = known_tasks.keys() - {row.id for row in inventory}
     if lost:  # a task that is deleted while pages are read shifts another one out of sight
         lost -= {row.id for row in services.labelstudio.inventory(project_id)}
+    _undouble(services, project_id)
     _feed(services, "TASKS_CREATED", project, "tasks", new_tasks)
     for body in changed:
         intake.receive(services, {**body, "project": project}, "reconciler")
     _feed(services, "ANNOTATIONS_DELETED", project, "annotations", [{"id": a} for a in gone])
     _feed(services, "TASKS_DELETED", project, "tasks", [{"id": task} for task in lost])
     return Found(len(new_tasks), len(changed), len(gone) + len(lost))
+
+
+def _undouble(services: Services, project_id: int) -> None:
+    """Publish under a new name when Label Studio holds more predictions than we gave it.
+
+    It stores what it was answered on opening a task, also when the same was pushed meanwhile.
+    """
+    counts = services.labelstudio.model_versions(project_id)
+    with services.store.transaction() as tx:
+        project = projects.get(tx, project_id)
+        if project is None or project.published is None or project.pushing:
+            return
+        given = publishing.of(tx, project_id, project.published)
+        if counts.get(project.published, 0) > len(given):
+            want_order(tx, project_id)
 
 
 def _changed(

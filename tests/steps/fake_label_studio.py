@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -51,12 +52,16 @@ class FakeLabelStudio:
 
     def _routes(self) -> dict[str, Callable[[httpx.Request], Any]]:
         return {
+            "GET /api/tasks": lambda _: {"tasks": self._tasks(), "total": len(self.tasks)},
             "GET /api/projects/1/": lambda _: {"id": 1, "model_version": self.model_version},
             "PATCH /api/projects/1/": self._patch,
             "POST /api/projects/1/import/predictions": self._import,
             "GET /api/projects/1/model-versions/": self._versions,
             "DELETE /api/projects/1/model-versions/": self._delete,
         }
+
+    def _tasks(self) -> list[dict[str, Any]]:
+        return [{"id": t, "data": {"image": f"/data/upload/1/{t}.jpg"}} for t in self.tasks]
 
     def _patch(self, request: httpx.Request) -> Any:
         self.model_version = json.loads(request.content)["model_version"]
@@ -68,8 +73,8 @@ class FakeLabelStudio:
         return {"created": len(rows)}
 
     def _versions(self, _: httpx.Request) -> Any:
-        names = sorted({p["model_version"] for p in self.predictions})
-        return {"static": [{"model_version": name} for name in names]}
+        held = Counter(p["model_version"] for p in self.predictions)
+        return {"static": [{"model_version": name, "count": n} for name, n in held.items()]}
 
     def _delete(self, request: httpx.Request) -> Any:
         name = json.loads(request.content)["model_version"]

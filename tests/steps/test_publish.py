@@ -9,7 +9,7 @@ import pytest
 
 from backend.errors import LabelStudioError
 from backend.records import Task
-from backend.steps import decide, projects, status
+from backend.steps import decide, projects, reconcile, status
 from backend.steps.publish import publish
 from backend.store import proposals, tasks
 from backend.wiring import Services
@@ -138,3 +138,17 @@ def test_a_rollback_shows_the_older_version_again(
     assert server.model_version == "v1"
     assert {p["model_version"] for p in server.predictions} == {"v1"}
     assert proposed(services) == before, "stored proposals are shown, not computed"
+
+
+def test_predictions_that_label_studio_stored_twice_are_replaced(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    champion(1)
+    run(services)
+    reconcile.reconcile(services, 1)
+    assert not decide.publication_due(services, 1)
+    server.predictions.append(dict(server.predictions[0]))
+    reconcile.reconcile(services, 1)
+    run(services)
+    assert server.model_version == "v1.2"
+    assert [len(held) for held in server.shown().values()] == [1] * len(TASKS)
