@@ -21,8 +21,8 @@ from backend.wiring import Services
 COLOURS = ("#E5484D", "#3E63DD", "#D9822B", "#30A46C", "#8E4EC6")
 TITLE = "labelclimb demo"
 NOTHING = "nothing here"
-CLICKS_PER_CLASS = 3
 CLICK_MARGIN_PX = 24
+NOTHING_CLICKS = 3  # per image
 UPLOAD_BATCH = 8
 STATE_FILE = "project.json"
 
@@ -89,7 +89,12 @@ def _create(
 
 
 def enter_clicks(
-    services: Services, project: DemoProject, count: int, seed: int, progress: Progress
+    services: Services,
+    project: DemoProject,
+    count: int,
+    clicks_per_class: int,
+    seed: int,
+    progress: Progress,
 ) -> None:
     """Enter one-click weak labels on `count` tasks through Label Studio's API, as a person would.
 
@@ -104,7 +109,7 @@ def enter_clicks(
         truth = project.images[task].truth()
         height_px, width_px = next(iter(truth.values())).shape
         clicks = annotator.first_clicks(
-            truth, rng, CLICKS_PER_CLASS, CLICKS_PER_CLASS, CLICK_MARGIN_PX
+            truth, rng, clicks_per_class, NOTHING_CLICKS, CLICK_MARGIN_PX
         )
         result = annotator.keypoint_result(
             clicks, width_px=width_px, height_px=height_px, negative_label=NOTHING, rng=rng

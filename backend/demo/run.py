@@ -31,7 +31,8 @@ from backend.wiring import Services, build
 LABEL_STUDIO_VENV = Path(".venv-label-studio")
 ACCOUNT_FILE = "label-studio.json"
 EMAIL = "demo@example.com"
-CLICKED_SHARE = 1 / 6
+FEW_CLICKS = (1 / 6, 1)  # share of the images, clicks per class: enough for a pretrained encoder
+MORE_CLICKS = (1 / 3, 4)  # and what a first version from random weights needs
 MAX_TASKS_PER_ROUND = 8
 POLICY = {"TRAIN_AFTER": "40", "QUIET_S": "15"}  # a demo's annotator should not wait for long
 AUTO_POLICY = {"TRAIN_AFTER": "1", "QUIET_S": "10"}  # the pause after a round starts the training
@@ -193,8 +194,9 @@ def _play(
         project = open_project(services, data, images, progress)
         rounds.wait_for_events(services)
         if projects.require(services, project.id).champion is None:
-            clicked = max(4, round(len(images) * CLICKED_SHARE))
-            enter_clicks(services, project, clicked, options.seed, progress)
+            share, clicks = FEW_CLICKS if services.settings.encoder_weights else MORE_CLICKS
+            clicked = max(4, round(len(images) * share))
+            enter_clicks(services, project, clicked, clicks, options.seed, progress)
             _first_version(services, project, progress)
     if not options.auto:
         return 0
