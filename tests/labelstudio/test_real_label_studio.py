@@ -100,7 +100,7 @@ def test_uploads_come_back_in_order_with_both_kinds_of_token(
 
 def test_tasks_are_served_lowest_score_first_and_annotations_kept(legacy, project, tasks):
     assert legacy.import_predictions(project, predictions(tasks, project)) == len(tasks)
-    assert legacy.model_versions(project) == ["v1"]
+    assert legacy.model_versions(project) == {"v1": 5}
     legacy.patch_project(project, model_version="v1", sampling="Uncertainty sampling")
     served = []
     while task := legacy.next_task(project):
@@ -126,7 +126,7 @@ def test_dropped_predictions_raise_and_a_version_can_be_removed(legacy, project,
     with pytest.raises(LabelStudioError, match="stored 4 of 5"):
         legacy.import_predictions(project, [*good[1:], bad])
     assert legacy.delete_model_version(project, "v1") == 4
-    assert legacy.model_versions(project) == []
+    assert legacy.model_versions(project) == {}
     with pytest.raises(LabelStudioError, match="doesn't exist") as caught:
         legacy.patch_project(project, model_version="v9")
     assert caught.value.status == 400
