@@ -256,14 +256,15 @@ def _rounds(services: Services, project: DemoProject, options: Options, console:
 
 def _invite(services: Services, settings: Settings, console: Console) -> None:
     account = _account(settings.data_dir)
+    after = f"{services.settings.train_after} new weak labels"
+    pause = f"{services.settings.quiet_s:.0f} s without a new annotation"
     console.print(
         f"\n[bold]Label Studio: {settings.label_studio_url}[/bold]\n"
         f"  e-mail    {EMAIL}\n"
         f"  password  {account['password']}\n\n"
-        'Open the project "labelclimb demo", press [bold]Label All Tasks[/bold], correct the\n'
-        "proposals (brush, eraser, delete a region, click a defect) and Submit. After "
-        f"{services.settings.train_after} new\nweak labels and {services.settings.quiet_s:.0f} s "
-        "without a new annotation a better version is trained,\nchecked and published by itself. "
+        'Open the project "labelclimb demo", press [bold]Label All Tasks[/bold], correct the '
+        "proposals (brush, eraser, delete a region, click a defect) and Submit. "
+        f"After {after} and {pause} a better version is trained, checked and published by itself. "
         "Ctrl-C stops everything; the next start goes on from here.\n",
         highlight=False,
     )
