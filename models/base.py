@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from models import pipelines
+
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB, upright
 Mask = npt.NDArray[np.bool_]  # (H, W)
 HeatMap = npt.NDArray[np.float32]  # (H, W), larger = more defect
-
-PIPELINES = ("advcam",)
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class Sample:
     key: unique and stable (the task id); orders samples, so that results do not depend on theirs.
     load: decodes the image when called; (H, W, 3) uint8 RGB, upright.
     masks: class name -> (H, W) bool, verified by a person; all-False means "verified: none here".
+    held_out: True = nothing is learnt from it; its points choose the best step, its masks how heat
+        becomes a mask.
     """
 
     key: str
     load: Callable[[], Image]
     points: tuple[WeakPoint, ...]
     masks: Mapping[str, Callable[[], Mask]] = field(default_factory=dict)
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class ClassSpec:
     iterations: as the papers count; 1 = plain CAM, 2 = one climb.
     threshold: on the heat map normalised per image to [0, 1].
     min_area_px: smaller connected regions are dropped.
+    closing_px: gaps up to this width are closed.
+    pipeline: name of the pipeline that is to serve it (`names()`); read by `auto` alone.
     """
 
     name: str
@@ -59,6 +65,24 @@ class ClassSpec:
     iterations: int | None = None
     threshold: float | None = None
     min_area_px: int | None = None
+    closing_px: int | None = None
+    pipeline: str | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of a proposed mask: its box, its area and how sure it is.
+
+    x_px, y_px: the upper left corner; confidence: in [0, 1], the calibrated probability that at
+        least half of its pixels are defect.
+    """
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+    area_px: int
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -66,13 +90,16 @@ class ClassProposal:
     """The mask of one class.
 
     score: confidence in [0, 1] that the class is present (largest window probability).
-    heat: attribution in [0, 1], normalised per image; present only when asked for.
+    heat: in [0, 1]: the attribution normalised per image, or a probability where the pipeline
+        makes one; present only when asked for.
+    regions: the 8-connected parts of the mask, largest first.
     """
 
     class_name: str
     mask: Mask
     score: float
     heat: HeatMap | None = None
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,14 +213,14 @@ class NotEnoughLabels(ValueError):
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all pipelines."""
-    return PIPELINES
+    """Return the names of all pipelines, sorted: the modules of `models.pipelines`."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(pipelines.__path__)))
 
 
 def get(name: str) -> Pipeline:
     """Return the pipeline of this name; raises ValueError naming the known ones."""
-    if name not in PIPELINES:
-        raise ValueError(f"unknown pipeline {name!r}; known: {', '.join(PIPELINES)}")
+    if name not in names():
+        raise ValueError(f"unknown pipeline {name!r}; known: {', '.join(names())}")
     pipeline: Pipeline = importlib.import_module(f"models.pipelines.{name}").PIPELINE
     return pipeline
 
