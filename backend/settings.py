@@ -201,7 +201,10 @@ class Settings(BaseSettings):
         "PROFILE", "cpu", "cpu or gpu", "Size and length of trainings; gpu is the paper's."
     )
     pipeline: PipelineName = _setting(
-        "PIPELINE", "advcam", "the name of a pipeline", "How new versions turn images into masks."
+        "PIPELINE",
+        "auto",
+        "the name of a pipeline",
+        "How new versions turn images into masks; auto chooses for each class.",
     )
     encoder_weights: Weights = _setting(
         "ENCODER_WEIGHTS",

@@ -20,6 +20,23 @@ def row(name: str, value: float, unit: str) -> Row:
     return {"name": name, "value": value, "unit": unit, "target": None, "met": None}
 
 
+def judged(figure: Row, *, at_least: float | None = None, at_most: float | None = None) -> Row:
+    """Return the figure with its target, if one is given, and whether it is met."""
+    if at_least is not None:
+        return {**figure, "target": at_least, "met": figure["value"] >= at_least}
+    if at_most is not None:
+        return {**figure, "target": at_most, "met": figure["value"] <= at_most}
+    return figure
+
+
+def show(rows: list[Row]) -> None:
+    """Print figures as a table."""
+    for figure in rows:
+        target = "" if figure["target"] is None else f"target {figure['target']:g}"
+        met = {None: "", True: "met", False: "MISSED"}[figure["met"]]
+        print(f"{figure['name']:<64} {figure['value']:>12.6g} {figure['unit']:<8} {target} {met}")
+
+
 def write(path: Path, benchmark: str, rows: list[Row], *, note: str = "") -> None:
     """Write the rows with command, commit, date and hardware; `note` is added to the hardware."""
     report = {
@@ -41,4 +58,7 @@ def _hardware() -> str:
 
 def _commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # a copy without its history

@@ -148,13 +148,23 @@ class Profile:
 
     encoder_weights: a safetensors file in timm's names, "hub" to let timm download, or None
         (random weights).
+    decoder_widths: one per stage of the encoder that is kept, coarse to fine.
+    crops_per_click: of a positive point, until what is hard is drawn more often.
     max_steps: optimiser steps per class of a fresh training; `warm_steps` when it starts from
         another version.
+    point_loss: weight of the loss that asks for a positive disc of `point_radius_px` around each
+        positive point and for negative pixels in negative crops; 0 = the paper's route.
+    hard_mining: how much more often points with a large loss are drawn; 0 = by weight alone.
+    scale_jitter: crops are enlarged or reduced by up to this factor; 1 = never.
+    colour_jitter: strength of changes of saturation and hue; 0 = none.
+    patience: evaluations without a better F-measure after which a training ends; 0 = never.
+    shared_trunk: one network with a head per class instead of a network per class.
+    dense_...: the same sizes where a U-Net learns per pixel, which needs more surroundings.
     """
 
     name: str
     encoder: str
-    decoder_widths: tuple[int, int]
+    decoder_widths: tuple[int, ...]
     crop_px: int
     crops_per_click: int
     batch: int
@@ -166,6 +176,18 @@ class Profile:
     compile: bool
     tile_px: int
     encoder_weights: str | None = None
+    point_loss: float = 0.0
+    point_radius_px: float = 3.0
+    hard_mining: float = 0.0
+    scale_jitter: float = 1.0
+    colour_jitter: float = 0.0
+    patience: int = 0
+    shared_trunk: bool = False
+    dense_crop_px: int = 128
+    dense_batch: int = 8
+    dense_steps: int = 400
+    dense_warm_steps: int = 120
+    dense_learning_rate: float = 1e-3
 
 
 class Fitted(Protocol):

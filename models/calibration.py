@@ -1,183 +1,148 @@
 """Choose how heat becomes a mask, per class: by rule, and by verified masks where there are enough.
 
-The search goes over refinement and threshold first, then over a climb, then over the smallest area,
-and keeps what has the best mean 2-px F-measure. It is bounded in images and in pixels, computes
-each heat map once, and moves away from the rule, or to a climb, which takes three times as long,
-only for a gain of `LEAST_GAIN`.
+The search maximises the F-measure: with 2 px tolerance and as the mean over the images for thin
+classes; strict, as the mean of that and of the pooled one, for compact ones. It is bounded in
+images and in pixels and computes each heat map once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from models import refine
+from models import confidence
 from models.base import ClassSpec, HeatMap, Image, Mask, Sample
-from models.metrics import f_measure
+from models.components import typical_width_px
+from models.confidence import Confidence
+from models.search import LEAST_GAIN, LEAST_MASKS, Case, Clock, HeatAndScoreOf, Search
+from models.settings import Settings, apply, default_settings, fixed, resolve
 
-THIN_DARK = ("crack", "fissure", "hairline")  # parts of names of classes that `fusion` suits
-TOLERANCE_PX = 2
-LEAST_MASKS = 4  # with the class present; fewer decide nothing
-LEAST_GAIN = 0.02
-MOST_PRESENT, MOST_ABSENT = 8, 2  # images looked at
+__all__ = [
+    "LEAST_GAIN",
+    "LEAST_MASKS",
+    "Choice",
+    "Settings",
+    "apply",
+    "calibrate",
+    "choose",
+    "default_settings",
+    "resolve",
+    "select",
+]
+
+MOST_PRESENT, MOST_ABSENT = 40, 8  # images looked at, within MOST_PX
 SIDE_PX = 1024  # larger images are cut to a square of this side around the defect
-THRESHOLDS = (0.03, 0.06, 0.1, 0.2, 0.35)
-AREA_FACTORS = (0.5, 2.0)  # times the area at hand
+MOST_PX = 8_400_000  # of all images, 20 of 640 x 640: about 10 s on one core
+THRESHOLDS = (0.03, 0.06, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How the heat of a class becomes a mask; the fields are those of ClassSpec."""
+class Choice:
+    """Settings, how sure their regions are, and what was tried, JSON-able."""
 
-    refine: str
-    iterations: int
-    threshold: float
-    min_area_px: int
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image with the verified mask of the class."""
-
-    image: Image
-    truth: Mask
+    settings: Settings
+    confidence: Confidence
+    table: dict[str, Any]
 
 
 HeatOf = Callable[[Image, int], HeatMap]  # image, iterations
 
 
-def default_settings(spec: ClassSpec) -> Settings:
-    """Apply the rule: thin dark defects by fusion without a climb, others by threshold with one."""
-    thin = any(part in spec.name.lower() for part in THIN_DARK)
-    method = spec.refine or ("fusion" if thin else "threshold")
-    chosen = refine.get(method)
-    rule = Settings(
-        refine=method,
-        iterations=1 if method == "fusion" else 2,
-        threshold=chosen.default_threshold,
-        min_area_px=chosen.default_min_area_px,
-    )
-    return _fixed(rule, spec)
-
-
-def resolve(chosen: Settings, spec: ClassSpec) -> Settings:
-    """Let the spec overrule a version's choice; another refinement brings its own defaults."""
-    if spec.refine is not None and spec.refine != chosen.refine:
-        return default_settings(spec)
-    return _fixed(chosen, spec)
-
-
 def calibrate(
-    samples: Sequence[Sample], spec: ClassSpec, heat_of: HeatOf, *, preferred: Sequence[str] = ()
+    samples: Sequence[Sample],
+    spec: ClassSpec,
+    heat_of: HeatOf,
+    *,
+    preferred: Sequence[str] = (),
+    iterations: Sequence[int] = (1, 2),
+    thresholds: Sequence[float] = THRESHOLDS,
+    rule: Settings | None = None,
 ) -> tuple[Settings, dict[str, Any]]:
-    """Choose settings for a class; returns them with the table of what was tried, JSON-able.
+    """Choose settings for a class as `choose` does, for a pipeline without scores."""
+    choice = choose(
+        samples,
+        spec,
+        lambda image, number: (heat_of(image, number), 1.0),
+        preferred=preferred,
+        iterations=iterations,
+        thresholds=thresholds,
+        rule=rule,
+    )
+    return choice.settings, choice.table
 
-    preferred: keys of samples that training has not seen; they are looked at first. What `spec`
-    fixes stays. With fewer than LEAST_MASKS masks that show the class, the rule decides.
+
+def choose(
+    samples: Sequence[Sample],
+    spec: ClassSpec,
+    heat_and_score_of: HeatAndScoreOf,
+    *,
+    preferred: Sequence[str] = (),
+    iterations: Sequence[int] = (1, 2),
+    thresholds: Sequence[float] = THRESHOLDS,
+    rule: Settings | None = None,
+    clock: Clock = time.perf_counter,
+) -> Choice:
+    """Choose settings for a class, and learn how sure the regions are that they give.
+
+    heat_and_score_of: image, iterations -> heat, and the score that the class is present.
+    preferred: keys of samples that training has not seen; they are looked at first.
+    iterations: those that the pipeline can do, rising. thresholds: the coarse ones, rising.
+    rule: what the pipeline uses by default, if not `default_settings`. What `spec` fixes stays.
+
+    With fewer than LEAST_MASKS masks that show the class, the rule decides. The table holds the
+    settings tried with their `f1_2px`, of thin classes, or `f1` (see the head of this file), over
+    `masks` images each, the seconds that each refinement took, and the reliability of regions.
     """
-    rule = default_settings(spec)
+    fits = rule is not None and spec.refine in (None, rule.refine)
+    standard = fixed(rule, spec) if rule is not None and fits else default_settings(spec)
+    if spec.iterations is None:
+        standard = replace(standard, iterations=min(standard.iterations, max(iterations)))
     cases = select(samples, spec.name, preferred)
     present = sum(bool(case.truth.any()) for case in cases)
-    if present < LEAST_MASKS:
+    width_px = typical_width_px(case.truth for case in cases)
+    if width_px is None or present < LEAST_MASKS:
         why = f"{present} verified masks show {spec.name!r}; {LEAST_MASKS} are needed to choose"
-        return rule, {"chosen_by": "rule", "why": why}
-    search = _Search(cases, heat_of)
-    best = search.run(rule, spec)
-    return best, {
-        "chosen_by": "masks" if best != rule else "rule",
+        return Choice(standard, Confidence(), {"chosen_by": "rule", "why": why})
+    standard = replace(standard, width_px=width_px)
+    search = Search(cases, width_px, heat_and_score_of, iterations, clock)
+    best = search.run(standard, spec, sorted(thresholds))
+    sure, reliability = confidence.fit(search.proposals(best))
+    table = {
+        "chosen_by": "masks" if best != standard else "rule",
         "masks": len(cases),
         "masks_with_class": present,
-        "f1_2px": search.table[best],
-        "tried": [{**asdict(s), "f1_2px": value} for s, value in search.table.items()],
+        "width_px": width_px,
+        search.measure: search.value(best),
+        "tried": [search.row(settings) for settings in search.tried],
+        "seconds": dict(search.seconds),
+        "regions": reliability,
     }
+    return Choice(best, sure, table)
 
 
 def select(samples: Sequence[Sample], class_name: str, preferred: Sequence[str]) -> list[Case]:
-    """Pick images with verified masks of the class in an order that only their keys decide."""
-    present: list[Case] = []
-    absent: list[Case] = []
+    """Pick images with verified masks of the class in an order that only their keys decide.
+
+    At most MOST_PRESENT that show it and MOST_ABSENT that do not, and no more after MOST_PX.
+    """
+    cases: list[Case] = []
+    left = {True: MOST_PRESENT, False: MOST_ABSENT}
     for sample in sorted(samples, key=lambda s: (s.key not in preferred, _digest(s.key))):
-        if class_name not in sample.masks or len(present) == MOST_PRESENT:
+        if not left[True] or sum(case.truth.size for case in cases) >= MOST_PX:
+            break
+        if class_name not in sample.masks:
             continue
         truth = sample.masks[class_name]()
-        if truth.any():
-            present.append(_cut(sample.load(), truth))
-        elif len(absent) < MOST_ABSENT:
-            absent.append(_cut(sample.load(), truth))
-    return present + absent
-
-
-class _Search:
-    """A walk through the settings; `table` holds the mean F-measure of each one tried."""
-
-    def __init__(self, cases: Sequence[Case], heat_of: HeatOf) -> None:
-        self.table: dict[Settings, float] = {}
-        self._cases = cases
-        self._heat_of = heat_of
-        self._heats: dict[int, list[HeatMap]] = {}
-
-    def run(self, rule: Settings, spec: ClassSpec) -> Settings:
-        """Return the best settings, or the rule's when nothing gains enough over them."""
-        methods = (spec.refine,) if spec.refine else refine.names()
-        thresholds = (spec.threshold,) if spec.threshold is not None else THRESHOLDS
-        starts = [default_settings(replace(spec, refine=method)) for method in methods]
-        flat = [s if spec.iterations else replace(s, iterations=1) for s in starts]
-        best = self._best(_with_thresholds(flat, thresholds))
-        if spec.iterations is None:
-            climbed = _with_thresholds([replace(best, iterations=2)], thresholds)
-            best = self._preferred(self._best(climbed), best)
-        if spec.min_area_px is None:
-            areas = [round(best.min_area_px * factor) for factor in AREA_FACTORS]
-            best = self._best([best, *(replace(best, min_area_px=area) for area in areas)])
-        return self._preferred(best, rule)
-
-    def _preferred(self, challenger: Settings, holder: Settings) -> Settings:
-        """Let the challenger win by LEAST_GAIN; fewer iterations win unless they lose as much."""
-        saves_time = challenger.iterations < holder.iterations
-        needed = -LEAST_GAIN if saves_time else LEAST_GAIN
-        gain = self._score(challenger) - self._score(holder)
-        return challenger if gain >= needed else holder
-
-    def _best(self, candidates: Sequence[Settings]) -> Settings:
-        return max(candidates, key=self._score)  # the first of equals
-
-    def _score(self, settings: Settings) -> float:
-        if settings not in self.table:
-            heats = self._heats_for(settings.iterations)
-            pairs = zip(self._cases, heats, strict=True)
-            values = [_f1(case, heat, settings) for case, heat in pairs]
-            self.table[settings] = float(np.mean(values))
-        return self.table[settings]
-
-    def _heats_for(self, iterations: int) -> list[HeatMap]:
-        if iterations not in self._heats:
-            heats = [self._heat_of(case.image, iterations) for case in self._cases]
-            self._heats[iterations] = heats
-        return self._heats[iterations]
-
-
-def apply(image: Image, heat: HeatMap, settings: Settings) -> Mask:
-    """Turn heat into a mask as the settings say."""
-    return refine.get(settings.refine).refine(
-        image, heat, threshold=settings.threshold, min_area_px=settings.min_area_px
-    )
-
-
-def _f1(case: Case, heat: HeatMap, settings: Settings) -> float:
-    return f_measure(apply(case.image, heat, settings), case.truth, TOLERANCE_PX)
-
-
-def _with_thresholds(base: Sequence[Settings], thresholds: Sequence[float]) -> list[Settings]:
-    return [replace(s, threshold=threshold) for s in base for threshold in thresholds]
-
-
-def _fixed(settings: Settings, spec: ClassSpec) -> Settings:
-    wanted = {name: getattr(spec, name) for name in ("iterations", "threshold", "min_area_px")}
-    return replace(settings, **{k: v for k, v in wanted.items() if v is not None})
+        shown = bool(truth.any())
+        if left[shown]:
+            left[shown] -= 1
+            cases.append(_cut(sample.load(), truth))
+    return cases
 
 
 def _cut(image: Image, truth: Mask) -> Case:

@@ -7,7 +7,7 @@ last step, and a regulariser whose strength does not depend on the size of the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -68,27 +68,60 @@ def climb(
     ascent = Ascent(iterations, step, regulariser, mask_threshold, class_index, other_weight)
     with frozen(network):
         image, scores = score_with_graph(network, x, wanted=iterations > 1)
-        return climb_on(network, image, scores, ascent, core=core)
+        return climb_on(network, image, scores, (ascent,), core=core)[0]
 
 
 def climb_on(
-    network: TruncatedUNet, image: Tensor, scores: Tensor, ascent: Ascent, *, core: Core = WHOLE
-) -> Tensor:
-    """Continue from a forward pass that was done already, see `climb`; the network is frozen.
+    network: TruncatedUNet,
+    image: Tensor,
+    scores: Tensor,
+    ascents: Sequence[Ascent],
+    *,
+    core: Core = WHOLE,
+) -> list[Tensor]:
+    """Continue from one forward pass for several ascents, each by itself; the network is frozen.
 
-    image, scores: what `score_with_graph` returned; its graph is used up.
+    image, scores: what `score_with_graph` returned; its graph is used up. Returns the sums of
+    maps, one (B, h, w) per ascent, see `climb`.
     """
-    first = total = activation(scores, ascent, core)
-    current = first
-    for climbs_left in range(ascent.iterations - 1, 0, -1):
-        if not bool(current.any()):
-            break
-        direction = score_gradient(scores.detach().float(), first, ascent, core)
-        image = ascend(image, scores, direction, ascent.step, network.pixel_std)
-        image, scores = score_with_graph(network, image, wanted=climbs_left > 1)
+    sums = [activation(scores, ascent, core) for ascent in ascents]
+    climbing = [i for i, a in enumerate(ascents) if a.iterations > 1 and bool(sums[i].any())]
+    starts = [
+        _step(network, image, scores, sums[i], ascents[i], core, again=i != climbing[-1])
+        for i in climbing
+    ]
+    for i, start in zip(climbing, starts, strict=True):
+        sums[i] = sums[i] + _climb_from(network, start, sums[i], ascents[i], core)
+    return sums
+
+
+def _climb_from(
+    network: TruncatedUNet, image: Tensor, first: Tensor, ascent: Ascent, core: Core
+) -> Tensor:
+    """Sum the maps that follow the first one, from the image after the first step on."""
+    total = torch.zeros_like(first)
+    for climbs_left in reversed(range(ascent.iterations - 1)):
+        image, scores = score_with_graph(network, image, wanted=climbs_left > 0)
         current = activation(scores, ascent, core)
         total = total + current
+        if not climbs_left or not bool(current.any()):
+            break
+        image = _step(network, image, scores, first, ascent, core)
     return total
+
+
+def _step(
+    network: TruncatedUNet,
+    image: Tensor,
+    scores: Tensor,
+    first: Tensor,
+    ascent: Ascent,
+    core: Core,
+    *,
+    again: bool = False,
+) -> Tensor:
+    direction = score_gradient(scores.detach().float(), first, ascent, core)
+    return ascend(image, scores, direction, ascent.step, network.pixel_std, again=again)
 
 
 def score_with_graph(network: TruncatedUNet, x: Tensor, *, wanted: bool) -> tuple[Tensor, Tensor]:
@@ -124,10 +157,19 @@ def score_gradient(scores: Tensor, first: Tensor, ascent: Ascent, core: Core) ->
 
 
 def ascend(
-    image: Tensor, scores: Tensor, direction: Tensor, step: float, pixel_std: Tensor
+    image: Tensor,
+    scores: Tensor,
+    direction: Tensor,
+    step: float,
+    pixel_std: Tensor,
+    *,
+    again: bool = False,
 ) -> Tensor:
-    """Take one step; the largest change per image is `step` in normalised units (AdvCAM, eq. 4)."""
-    (gradient,) = torch.autograd.grad(scores, image, direction.to(scores.dtype))
+    """Take one step; the largest change per image is `step` in normalised units (AdvCAM, eq. 4).
+
+    again: keep the graph of `scores` for another direction.
+    """
+    (gradient,) = torch.autograd.grad(scores, image, direction.to(scores.dtype), retain_graph=again)
     normalised = gradient.float() * pixel_std  # by the ImageNet-normalised image
     peak = normalised.abs().amax(dim=(1, 2, 3), keepdim=True)
     unit = torch.where(peak > 0, normalised / peak, 0.0)

@@ -1,18 +1,18 @@
-"""Square crops around weak points: what a patch classifier is trained on.
+"""Square crops around weak points: which points count, and the pixels around them.
 
-After Janouskova et al.: some crops per positive point with the point inside, as many negative
-crops, drawn again in each epoch. A negative point says only that its patch is clean, so its crops
-stay centred on it; and a negative whose patch holds a positive point or a verified defect of the
-class does not mark a clean patch and is left out.
+After Janouskova et al.: crops with a positive point inside, and negative crops. A negative point
+says only that its patch is clean, so its crops stay centred on it; and a negative whose patch holds
+a positive point or a verified defect of the class does not mark a clean patch and is left out.
 
-Each image is decoded once: the surroundings that its points can need are kept, in memory or, above
-a limit, in a temporary file that the system pages.
+Each image is decoded once for all classes: the surroundings that its points can need are kept, in
+memory or, above a limit on all of them together, in temporary files that the system pages.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,12 +51,18 @@ class Clicks:
     contradicted: int = 0
 
 
-class Batch(NamedTuple):
-    """Crops (B, S, S, 3) uint8 RGB, labels (B,) 0 or 1, weights (B,) > 0."""
+class Wanted(NamedTuple):
+    """Points to cut crops around, and how far from them: share of the crop."""
+
+    clicks: Sequence[Click]
+    reach: float
+
+
+class Cut(NamedTuple):
+    """Crops (B, S, S, 3) uint8 RGB and where their points lie in them: (B, 2) row, column."""
 
     pixels: Pixels
-    labels: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32]
+    points: Ints
 
 
 @dataclass(frozen=True)
@@ -76,91 +82,76 @@ class Surroundings:
     def __len__(self) -> int:
         return len(self.points)
 
-    def crops(self, chosen: Ints, offsets: npt.NDArray[np.float64]) -> Pixels:
-        """Cut crops of the chosen points; (B,), (B, 2) share of the crop -> (B, crop, crop, 3).
+    def cut(self, chosen: Ints, offsets: npt.NDArray[np.float64]) -> Cut:
+        """Cut crops of the chosen points (B,), their centres moved by (B, 2) shares of the crop.
 
-        offsets move the crop's centre away from the point; crops are moved into the image.
+        Crops are moved into the image.
         """
         wanted = self.points[chosen] + np.rint(offsets * self.crop_px).astype(np.int64)
         corners = np.clip(wanted - self.crop_px // 2, 0, self.limits[chosen] - self.crop_px)
         size = self.crop_px
-        return np.stack(
-            [
-                self.pixels[n, row : row + size, column : column + size]
-                for n, (row, column) in zip(chosen, corners, strict=True)
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class CropSource:
-    """An endless supply of balanced batches for one class."""
-
-    positives: Surroundings
-    negatives: Surroundings
-    crops_per_click: int
-
-    def batches(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield batches for ever, one half positive; all randomness comes from `rng`."""
-        positives = self._stream(self._positive_epoch, rng)
-        negatives = self._stream(self._negative_epoch, rng)
-        count = size - size // 2
-        labels = np.repeat(np.array([1, 0], np.float32), (count, size // 2))
-        while True:
-            there, clean = _take(positives, count), _take(negatives, size // 2)
-            pixels = (
-                self.positives.crops(there, rng.uniform(-CLICK_REACH, CLICK_REACH, (count, 2))),
-                self.negatives.crops(clean, rng.uniform(-JITTER, JITTER, (len(clean), 2))),
-            )
-            weights = np.concatenate((self.positives.weights[there], np.ones(len(clean))))
-            turned = turn(np.concatenate(pixels), rng)
-            yield Batch(turned, labels, weights.astype(np.float32))
-
-    def _stream(
-        self, epoch: Callable[[np.random.Generator], Ints], rng: np.random.Generator
-    ) -> Iterator[int]:
-        while True:
-            yield from epoch(rng).tolist()
-
-    def _positive_epoch(self, rng: np.random.Generator) -> Ints:
-        return rng.permutation(np.repeat(np.arange(len(self.positives)), self.crops_per_click))
-
-    def _negative_epoch(self, rng: np.random.Generator) -> Ints:
-        """Draw as many as there are positives, in proportion to weight."""
-        share = self.negatives.weights / self.negatives.weights.sum()
-        count = len(self.positives) * self.crops_per_click
-        return rng.choice(len(self.negatives), size=count, p=share)
+        pixels = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
+        for crop, n, (row, column) in zip(pixels, chosen, corners, strict=True):
+            crop[:] = self.pixels[n, row : row + size, column : column + size]
+        return Cut(pixels, self.points[chosen] - corners)
 
 
 def collect(
-    samples: Sequence[Sample], class_name: str, crop_px: int, rng: np.random.Generator
+    samples: Sequence[Sample],
+    class_name: str,
+    crop_px: int,
+    rng: np.random.Generator,
+    *,
+    among: Collection[int] | None = None,
 ) -> Clicks:
-    """Gather the weak points of a class; points of weight 0 do not count.
+    """Gather the weak points of a class; points of weight 0 do not count, equal ones count once.
 
-    A positive of another class is no negative of this one. With fewer than FEW_NEGATIVES
-    negatives, clean patches of samples with verified masks join at weight BACKGROUND_WEIGHT.
+    among: the indices of the samples to look at; None = all. A positive of another class is no
+    negative of this one. With fewer than FEW_NEGATIVES negatives, clean patches of samples with
+    verified masks join at weight BACKGROUND_WEIGHT.
     Raises NotEnoughLabels without a positive or without a usable negative, ValueError for weights
     or coordinates that are not finite.
     """
-    positives: list[Click] = []
-    negatives: list[Click] = []
-    for index, sample in enumerate(samples):
-        for point in sample.points:
-            values = (point.x_px, point.y_px, point.weight)
-            if not np.isfinite(values).all():
-                raise ValueError(f"sample {sample.key}: weak point {point} is not finite")
-            if point.class_name == class_name and point.weight > 0:
-                click = Click(index, int(point.x_px), int(point.y_px), point.weight)
-                (positives if point.positive else negatives).append(click)
+    chosen = range(len(samples)) if among is None else sorted(among)
+    clicks = [click for index in chosen for click in _clicks(samples[index], index, class_name)]
+    positives, negatives = (_distinct(c for c, p in clicks if p == sign) for sign in (True, False))
     if not positives:
         raise NotEnoughLabels(f"{class_name!r} has no positive point yet; click on a defect")
     clean = _uncontradicted(samples, class_name, positives, negatives, crop_px)
     dropped = len(negatives) - len(clean)
     if len(clean) < FEW_NEGATIVES:
-        clean += _verified_background(samples, class_name, positives, crop_px, rng)
+        clean += _verified_background(samples, chosen, class_name, positives, crop_px, rng)
     if not clean:
         raise NotEnoughLabels(_no_negative(class_name, dropped))
     return Clicks(tuple(positives), tuple(clean), dropped)
+
+
+def cut_out(
+    samples: Sequence[Sample],
+    wanted: Sequence[Wanted],
+    crop_px: int,
+    memory_bytes: int = MEMORY_BYTES,
+) -> list[Surroundings]:
+    """Cut what the crops of all `wanted` need, one after the other, decoding each image once.
+
+    Images smaller than the crop are continued by reflection. Together they take `memory_bytes` at
+    most; what does not fit goes to files. Raises ValueError for an image that is not (H, W, 3)
+    uint8.
+    """
+    made: list[Surroundings] = []
+    for clicks, reach in wanted:
+        made.append(_unfilled(clicks, crop_px, reach, memory_bytes))
+        if not isinstance(made[-1].pixels, np.memmap):
+            memory_bytes -= made[-1].pixels.nbytes
+    places: defaultdict[int, list[tuple[Surroundings, int, Click]]] = defaultdict(list)
+    for around, (clicks, _) in zip(made, wanted, strict=True):
+        for n, click in enumerate(clicks):
+            places[click.sample].append((around, n, click))
+    for index in sorted(places):
+        image = _reflected(_decoded(samples[index]), crop_px)
+        for around, n, click in places[index]:
+            _fill(around, n, click, image)
+    return made
 
 
 def surroundings(
@@ -170,43 +161,73 @@ def surroundings(
     reach: float,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Surroundings:
-    """Cut what crops within `reach` (share of the crop) of each click need; one decoding a sample.
-
-    Images smaller than the crop are continued by reflection. Raises ValueError for an image that
-    is not (H, W, 3) uint8.
-    """
-    side = crop_px + 2 * (int(np.ceil(reach * crop_px)) + 1)
-    pixels = _room((len(clicks), side, side, 3), memory_bytes)
-    points, limits = (np.zeros((len(clicks), 2), dtype=np.int64) for _ in range(2))
-    for index in sorted({click.sample for click in clicks}):
-        image = _reflected(_decoded(samples[index]), crop_px)
-        size = np.array(image.shape[:2])
-        for n in (n for n, click in enumerate(clicks) if click.sample == index):
-            at = np.clip((clicks[n].y_px, clicks[n].x_px), 0, size - 1)
-            corner = np.clip(at - side // 2, 0, np.maximum(size - side, 0))
-            part = image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-            pixels[n, : part.shape[0], : part.shape[1]] = part
-            points[n], limits[n] = at - corner, part.shape[:2]
-    weights = np.array([click.weight for click in clicks], dtype=np.float64)
-    return Surroundings(pixels, points, limits, weights, crop_px)
+    """Cut what crops within `reach` (share of the crop) of each click need; see `cut_out`."""
+    return cut_out(samples, [Wanted(clicks, reach)], crop_px, memory_bytes)[0]
 
 
 def centred(around: Surroundings, at_most: int) -> Pixels:
     """Cut the crops centred on the points, evenly chosen when there are more than `at_most`."""
     count = min(len(around), at_most)
     chosen = np.linspace(0, len(around) - 1, count).astype(np.int64)
-    return around.crops(chosen, np.zeros((count, 2)))
+    return around.cut(chosen, np.zeros((count, 2))).pixels
 
 
 def turn(crops: Pixels, rng: np.random.Generator) -> Pixels:
     """Turn and mirror each crop (B, S, S, 3) at random: one of the eight symmetries."""
     turns, mirrored = rng.integers(4, size=len(crops)), rng.integers(2, size=len(crops))
-    return np.stack(
-        [
-            np.rot90(crop[:, :: 1 - 2 * flip], k)
-            for crop, k, flip in zip(crops, turns, mirrored, strict=True)
-        ]
-    )
+    return turned(Cut(crops, np.zeros((len(crops), 2), np.int64)), turns, mirrored).pixels
+
+
+def turned(cut: Cut, turns: Ints, mirrored: Ints) -> Cut:
+    """Mirror the columns where `mirrored` (B,) is 1, then turn by quarters (B,), points too."""
+    last = cut.pixels.shape[1] - 1
+    pixels, points = np.empty_like(cut.pixels), cut.points.copy()
+    for n, (crop, k, flip) in enumerate(zip(cut.pixels, turns, mirrored, strict=True)):
+        pixels[n] = np.rot90(crop[:, :: 1 - 2 * flip], k)
+        points[n, 1] += flip * (last - 2 * points[n, 1])
+        for _ in range(k):
+            points[n] = last - points[n, 1], points[n, 0]
+    return Cut(pixels, points)
+
+
+def zoomed(cut: Cut, zooms: npt.NDArray[np.float64]) -> Cut:
+    """Enlarge (zoom > 1) or reduce each crop about its point, which stays where it is.
+
+    A reduced crop is continued by reflection: nothing is known of what lies beyond its patch.
+    """
+    pixels = np.empty_like(cut.pixels)
+    for n, (zoom, (row, column)) in enumerate(zip(zooms, cut.points, strict=True)):
+        matrix = np.array([[zoom, 0, column * (1 - zoom)], [0, zoom, row * (1 - zoom)]])
+        cv2.warpAffine(
+            cut.pixels[n],
+            matrix,
+            pixels.shape[1:3],
+            dst=pixels[n],
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+    return Cut(pixels, cut.points)
+
+
+def _clicks(sample: Sample, index: int, class_name: str) -> list[tuple[Click, bool]]:
+    found = []
+    for point in sample.points:
+        if not np.isfinite((point.x_px, point.y_px, point.weight)).all():
+            raise ValueError(f"sample {sample.key}: weak point {point} is not finite")
+        if point.class_name == class_name and point.weight > 0:
+            click = Click(index, int(point.x_px), int(point.y_px), point.weight)
+            found.append((click, point.positive))
+    return found
+
+
+def _distinct(clicks: Iterable[Click]) -> list[Click]:
+    """Keep one click per pixel, with the largest weight."""
+    kept: dict[tuple[int, int, int], Click] = {}
+    for click in clicks:
+        place = click[:3]
+        if place not in kept or kept[place].weight < click.weight:
+            kept[place] = click
+    return list(kept.values())
 
 
 def _uncontradicted(
@@ -252,13 +273,15 @@ class _Neighbourhood:
 
 def _verified_background(
     samples: Sequence[Sample],
+    chosen: Iterable[int],
     class_name: str,
     positives: Sequence[Click],
     crop_px: int,
     rng: np.random.Generator,
 ) -> list[Click]:
     found: list[Click] = []
-    for index, sample in enumerate(samples):
+    for index in chosen:
+        sample = samples[index]
         if class_name not in sample.masks:
             continue
         near = _Neighbourhood.of(sample, index, class_name, positives, crop_px)
@@ -282,8 +305,23 @@ def _no_negative(class_name: str, dropped: int) -> str:
     return f"{class_name!r} has no usable negative point{why}; click where nothing is"
 
 
-def _take(stream: Iterator[int], count: int) -> Ints:
-    return np.fromiter((next(stream) for _ in range(count)), dtype=np.int64, count=count)
+def _unfilled(
+    clicks: Sequence[Click], crop_px: int, reach: float, memory_bytes: int
+) -> Surroundings:
+    side = crop_px + 2 * (int(np.ceil(reach * crop_px)) + 1)
+    points, limits = (np.zeros((len(clicks), 2), dtype=np.int64) for _ in range(2))
+    weights = np.array([click.weight for click in clicks], dtype=np.float64)
+    pixels = _room((len(clicks), side, side, 3), memory_bytes)
+    return Surroundings(pixels, points, limits, weights, crop_px)
+
+
+def _fill(around: Surroundings, n: int, click: Click, image: Image) -> None:
+    side, size = around.pixels.shape[1], np.array(image.shape[:2])
+    at = np.clip((click.y_px, click.x_px), 0, size - 1)
+    corner = np.clip(at - side // 2, 0, np.maximum(size - side, 0))
+    part = image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    around.pixels[n, : part.shape[0], : part.shape[1]] = part
+    around.points[n], around.limits[n] = at - corner, part.shape[:2]
 
 
 def _decoded(sample: Sample) -> Image:

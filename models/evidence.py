@@ -11,6 +11,8 @@ import numpy.typing as npt
 from models.base import Evidence, HeatMap, Mask
 from models.metrics import outline_px
 
+SPOT_PX = 5  # a class is present where a spot of this size is
+
 
 def gather(
     classes: Sequence[str],
@@ -28,6 +30,21 @@ def gather(
     return Evidence(
         tuple(classes), probs.astype(np.float32), joined.astype(np.float32), dict(stats)
     )
+
+
+def window_probs(probability: HeatMap, window_px: int) -> npt.NDArray[np.float32]:
+    """(H, W) -> (T,): the largest probability of a spot in windows that overlap by half.
+
+    The windows are those of `tiling.analyse`, row by row; SPOT_PX is the size of a spot.
+    """
+    smooth = cv2.blur(probability, (SPOT_PX, SPOT_PX), borderType=cv2.BORDER_REPLICATE)
+    h, w = (min(window_px, side) for side in probability.shape)
+    rows, columns = (
+        np.unique([*range(0, side - size, max(size // 2, 1)), side - size])
+        for side, size in zip(probability.shape, (h, w), strict=True)
+    )
+    found = [smooth[y : y + h, x : x + w].max() for y in rows for x in columns]
+    return np.clip(np.array(found, dtype=np.float32), 0, 1)
 
 
 def proposal_stats(mask: Mask, heat: HeatMap) -> dict[str, float]:

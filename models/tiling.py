@@ -7,8 +7,8 @@ tile; of the whole image only score maps are kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.allocation import freed_memory_kept
 from models.base import HeatMap, Image
 from models.climbing import Ascent, Core, climb_on, frozen, score_with_graph
-from models.networks.unet import ALIGNMENT_PX, TruncatedUNet
+from models.networks.unet import TruncatedUNet
 
-FloatMap = npt.NDArray[np.float32]  # (H, W)
+FloatMap = npt.NDArray[np.float32]  # (H, W) if not said otherwise
 
 
 @dataclass(frozen=True)
@@ -107,54 +108,95 @@ def analyse(
 
     network: best an `inference_copy`, whose device and dtype are used; float32 outside it.
     image: (H, W, 3) uint8 RGB, H and W from 1.
-    tile_px: largest side of a tile's core, a multiple of 4; smaller on small memory.
+    tile_px: largest side of a tile's core, a multiple of the network's `alignment_px`; smaller on
+        small memory.
     window_px: side of the square that a window decision is about, the crop size of training;
         an image smaller than that is one window.
     iterations: as the papers count; 1 = plain CAM, 2 = one climb. Only tiles with a positive
         window are climbed; each tile is climbed by itself.
-    halo_px: context around a tile, a multiple of 4; None = what makes the result equal to that of
-        the untiled image.
+    halo_px: context around a tile, a multiple of `alignment_px`; None = what makes the result
+        equal to that of the untiled image.
     Raises ValueError for wrong arguments, and when scores are not finite.
     """
-    _check_arguments(image, tile_px, window_px, halo_px)
+    ascent = Ascent(iterations, class_index=class_index)
+    (analysis,) = _analyse(network, image, (ascent,), tile_px, window_px, halo_px)
+    return analysis
+
+
+def analyse_classes(
+    network: TruncatedUNet,
+    image: Image,
+    *,
+    tile_px: int,
+    window_px: int,
+    iterations: Sequence[int],
+    halo_px: int | None = None,
+) -> tuple[Analysis, ...]:
+    """Score, window and explain a whole image for all K classes of a network, see `analyse`.
+
+    One forward pass per tile serves all classes; a class is climbed where it is positive itself,
+    and pushes the scores of the others down.
+    iterations: one for each class. Raises ValueError when there are not K of them.
+    """
+    classes = network.head.out_channels
+    if len(iterations) != classes:
+        raise ValueError(f"iterations is {tuple(iterations)}; give one for each of {classes}")
+    ascents = tuple(Ascent(count, class_index=k) for k, count in enumerate(iterations))
+    return _analyse(network, image, ascents, tile_px, window_px, halo_px)
+
+
+def _analyse(
+    network: TruncatedUNet,
+    image: Image,
+    ascents: tuple[Ascent, ...],
+    tile_px: int,
+    window_px: int,
+    halo_px: int | None,
+) -> tuple[Analysis, ...]:
+    _check_arguments(image, tile_px, window_px, halo_px, network.alignment_px)
     height_px, width_px, _ = image.shape
     halo_px = network.halo_px if halo_px is None else halo_px
-    grid = tiles(height_px, width_px, tile_px=tile_px, halo_px=halo_px)
+    grid = tiles(
+        height_px, width_px, tile_px=tile_px, halo_px=halo_px, alignment_px=network.alignment_px
+    )
     window = min(window_px, height_px), min(window_px, width_px)
-    ascent = Ascent(iterations, class_index=class_index)
-    with frozen(network):
-        job = _Job(network, image, window, ascent)
-        maps = _Maps.empty(height_px, width_px, network.head.in_channels)
+    job = _Job(network, image, window, ascents)
+    with frozen(network), freed_memory_kept():
+        maps = _Maps.empty(len(ascents), height_px, width_px, network.head.in_channels)
         climbed = [_scan(job, tile, maps) for tile in grid]
-        means = window_means(maps.scores, window)
-        gate = gated(means, window)
+        decisions = [_decide(scores, window) for scores in maps.scores]
         for index, tile in enumerate(grid):  # windows that cross tiles
-            if iterations > 1 and not climbed[index] and gate[tile.core].any():
-                climbed[index] = _climb(job, tile, maps)
-    return Analysis(
-        heat=_normalised(maps.sums if iterations > 1 else maps.scores, gate),
-        window_probs=_sigmoid(half_overlapping(means, window)),
-        score=float(_sigmoid(means.max())),
-        logit=float(maps.scores.mean(dtype=np.float64)),
-        embedding=(maps.pooled / (height_px * width_px)).astype(np.float32),
-        tiles=len(grid),
-        tiles_climbed=sum(climbed),
+            climbed[index] |= _climb_late(job, tile, maps, decisions, done=climbed[index])
+    embedding = (maps.pooled / (height_px * width_px)).astype(np.float32)
+    return tuple(
+        Analysis(
+            heat=_normalised(maps.sums[n] if n in job.climbing else maps.scores[n], decision.gate),
+            window_probs=decision.window_probs,
+            score=decision.score,
+            logit=float(maps.scores[n].mean(dtype=np.float64)),
+            embedding=embedding,
+            tiles=len(grid),
+            tiles_climbed=sum(n in tile for tile in climbed),
+        )
+        for n, decision in enumerate(decisions)
     )
 
 
-def tiles(height_px: int, width_px: int, *, tile_px: int, halo_px: int) -> list[Tile]:
+def tiles(
+    height_px: int, width_px: int, *, tile_px: int, halo_px: int, alignment_px: int = 4
+) -> list[Tile]:
     """Cover an image by tiles of about equal size, cores at most tile_px, row by row."""
-    rows, columns = (spans(side, tile_px, halo_px) for side in (height_px, width_px))
+    rows, columns = (spans(side, tile_px, halo_px, alignment_px) for side in (height_px, width_px))
     return [Tile(row, column) for row in rows for column in columns]
 
 
-def spans(length_px: int, tile_px: int, halo_px: int) -> list[Span]:
-    """Cut one axis into spans that start at multiples of 4; the halo ends where the image does.
+def spans(length_px: int, tile_px: int, halo_px: int, alignment_px: int = 4) -> list[Span]:
+    """Cut one axis into spans that start at aligned pixels; the halo ends where the image does.
 
     Zero padding inside the network then meets the same pixels as in the untiled image.
     """
     count = -(-length_px // tile_px)
-    size = -(-length_px // (count * ALIGNMENT_PX)) * ALIGNMENT_PX
+    size = -(-length_px // (count * alignment_px)) * alignment_px
     return [
         Span(
             start,
@@ -199,49 +241,83 @@ class _Job:
     network: TruncatedUNet
     image: Image
     window: tuple[int, int]  # (h, w), inside the image
-    ascent: Ascent
+    ascents: tuple[Ascent, ...]  # N, of as many classes
+
+    @property
+    def climbing(self) -> list[int]:
+        """The ascents that climb at all."""
+        return [n for n, ascent in enumerate(self.ascents) if ascent.iterations > 1]
 
 
 @dataclass
 class _Maps:
     """What is kept of the whole image while its tiles pass by."""
 
-    scores: FloatMap  # (H, W)
-    sums: FloatMap  # (H, W), climbed activation maps, zero where nothing was climbed
+    scores: FloatMap  # (N, H, W)
+    sums: FloatMap  # (N, H, W), climbed activation maps, zero where nothing was climbed
     pooled: npt.NDArray[np.float64]  # (D,), sum of features
 
     @classmethod
-    def empty(cls, height_px: int, width_px: int, channels: int) -> _Maps:
-        scores, sums = (np.zeros((height_px, width_px), dtype=np.float32) for _ in range(2))
+    def empty(cls, count: int, height_px: int, width_px: int, channels: int) -> _Maps:
+        scores, sums = (np.zeros((count, height_px, width_px), np.float32) for _ in range(2))
         return cls(scores, sums, np.zeros(channels))
 
 
-def _scan(job: _Job, tile: Tile, maps: _Maps) -> bool:
-    """Run one tile and keep its results; climb at once if a window inside it is positive."""
-    may_climb = job.ascent.iterations > 1
-    x = _tensor(job, tile).requires_grad_(may_climb)
-    with torch.set_grad_enabled(may_climb):
+@dataclass(frozen=True)
+class _Decision:
+    """What the windows of one class say."""
+
+    gate: npt.NDArray[np.bool_]  # (H, W)
+    window_probs: npt.NDArray[np.float32]  # (T,)
+    score: float
+
+
+def _decide(scores: FloatMap, window: tuple[int, int]) -> _Decision:
+    means = window_means(scores, window)
+    probs = _sigmoid(half_overlapping(means, window))
+    return _Decision(gated(means, window), probs, float(_sigmoid(means.max())))
+
+
+def _scan(job: _Job, tile: Tile, maps: _Maps) -> set[int]:
+    """Run one tile and keep its results; climb at once where a window inside it is positive.
+
+    Returns the ascents that were climbed.
+    """
+    x = _tensor(job, tile).requires_grad_(bool(job.climbing))
+    with torch.set_grad_enabled(bool(job.climbing)):
         features = job.network.features(x)  # (1, D, h, w)
         scores: Tensor = job.network.head(features)  # (1, K, h, w)
     rows, columns = tile.inner
-    own = _to_numpy(scores[0, job.ascent.class_index, rows, columns], tile)
-    maps.scores[tile.core] = own
     maps.pooled += _channel_sums(features.detach()[0, :, rows, columns])
-    if not may_climb or not _has_positive_window(own, job.window):
-        return False
-    return _climb_on(job, tile, maps, x, scores)
+    del features
+    for n, ascent in enumerate(job.ascents):
+        maps.scores[n][tile.core] = _to_numpy(scores[0, ascent.class_index, rows, columns], tile)
+    wanted = [
+        n for n in job.climbing if _has_positive_window(maps.scores[n][tile.core], job.window)
+    ]
+    if wanted:
+        _climb(job, tile, maps, wanted, x, scores)
+    return set(wanted)
 
 
-def _climb(job: _Job, tile: Tile, maps: _Maps) -> bool:
-    return _climb_on(
-        job, tile, maps, *score_with_graph(job.network, _tensor(job, tile), wanted=True)
-    )
+def _climb_late(
+    job: _Job, tile: Tile, maps: _Maps, decisions: Sequence[_Decision], *, done: set[int]
+) -> set[int]:
+    """Climb the ascents whose gate is open in the tile, but for those that are done."""
+    wanted = [n for n in job.climbing if n not in done and decisions[n].gate[tile.core].any()]
+    if wanted:
+        x, scores = score_with_graph(job.network, _tensor(job, tile), wanted=True)
+        _climb(job, tile, maps, wanted, x, scores)
+    return set(wanted)
 
 
-def _climb_on(job: _Job, tile: Tile, maps: _Maps, x: Tensor, scores: Tensor) -> Literal[True]:
-    sums = climb_on(job.network, x, scores, job.ascent, core=tile.inner)
-    maps.sums[tile.core] = _to_numpy(sums[0], tile)
-    return True
+def _climb(
+    job: _Job, tile: Tile, maps: _Maps, wanted: Sequence[int], x: Tensor, scores: Tensor
+) -> None:
+    ascents = [job.ascents[n] for n in wanted]
+    found = climb_on(job.network, x, scores, ascents, core=tile.inner)
+    for n, sums in zip(wanted, found, strict=True):
+        maps.sums[n][tile.core] = _to_numpy(sums[0], tile)
 
 
 def _has_positive_window(scores: FloatMap, window: tuple[int, int]) -> bool:
@@ -274,20 +350,25 @@ def _to_numpy(scores: Tensor, tile: Tile) -> FloatMap:
 
 def _normalised(sums: FloatMap, gate: npt.NDArray[np.bool_]) -> HeatMap:
     """Keep what is positive inside the gate and divide by the image's maximum."""
-    heat = np.where(gate, np.maximum(sums, 0), np.float32(0))
+    heat: HeatMap = np.maximum(sums, 0)
+    heat *= gate
     peak = heat.max()
-    return heat / peak if peak > 0 else heat
+    if peak > 0:
+        heat /= peak
+    return heat
 
 
 def _sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(logits))), dtype=np.float32)
 
 
-def _check_arguments(image: Image, tile_px: int, window_px: int, halo_px: int | None) -> None:
+def _check_arguments(
+    image: Image, tile_px: int, window_px: int, halo_px: int | None, alignment_px: int
+) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"image is {image.dtype} {image.shape}; give uint8 (H, W, 3) RGB")
     for name, value in (("tile_px", tile_px), ("halo_px", halo_px or 0)):
-        if value < 0 or value % ALIGNMENT_PX:
-            raise ValueError(f"{name} is {value}; give a multiple of {ALIGNMENT_PX}")
+        if value < 0 or value % alignment_px:
+            raise ValueError(f"{name} is {value}; give a multiple of {alignment_px}")
     if tile_px < 1 or window_px < 1:
         raise ValueError(f"tile_px is {tile_px}, window_px is {window_px}; both must be positive")

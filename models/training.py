@@ -1,14 +1,17 @@
-"""Train one binary patch classifier: weighted cross-entropy on crops, best F-measure kept."""
+"""Train patch classifiers: cross-entropy on crops and, beside it, on points; best F-measure kept.
+
+One network with one output is the paper's binary classifier; one with K outputs learns K classes on
+one trunk, each crop speaking about its own class alone.
+"""
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import crops
 from models.base import Profile, Progress, Report
-from models.crops import Batch, CropSource, Pixels, Surroundings
-from models.metrics import f_measure_of_counts
+from models.crops import Pixels
+from models.sampling import Ahead, Batch, CropSource, Draw, Supply
+from models.selection import Best, HeldOut
 
 PROFILES = {
     # Measured with benchmarks/clicks.py: 57 to 65 s per class on one thread of an EPYC with bf16.
@@ -28,7 +31,7 @@ PROFILES = {
         encoder="resnet18",
         decoder_widths=(32, 32),
         crop_px=64,
-        crops_per_click=5,
+        crops_per_click=1,
         batch=16,
         max_steps=300,
         warm_steps=100,
@@ -37,8 +40,10 @@ PROFILES = {
         bf16=True,
         compile=False,
         tile_px=1024,
+        point_loss=1.0,
+        hard_mining=0.5,  # more of it, and more jitter, lost on cracks in so few steps
     ),
-    # Janouskova et al.; widths and steps are not printed there.
+    # Janouskova et al., and a point loss; widths, steps and augmentation are not printed there.
     "gpu": Profile(
         name="gpu",
         encoder="resnet34",
@@ -53,17 +58,28 @@ PROFILES = {
         bf16=True,
         compile=True,
         tile_px=2048,
+        point_loss=1.0,
+        hard_mining=1.0,
+        scale_jitter=1.25,
+        colour_jitter=0.5,
+        patience=4,
+        dense_crop_px=320,
+        dense_batch=32,
+        dense_steps=20_000,
+        dense_warm_steps=5_000,
+        dense_learning_rate=1e-4,
     ),
 }
 
 EVALUATIONS = 8  # per training
 TRAINING_SHARE = 0.85  # of a class's time; the rest is calibration
 REPORT_EVERY = 10  # steps
-HELD_OUT_CROPS = 128  # of each sign, at most
+AHEAD = 2  # batches that are prepared while one is learnt from
+LOSSES_SHOWN = 50  # steps that the reported loss is the mean of
 CONTRAST, BRIGHTNESS = 0.3, 0.12  # largest change; of the contrast, of the full range
+SATURATION, HUE_RADIANS = 0.25, 0.1  # largest change at a colour jitter of 1
 
 Clock = Callable[[], float]
-T = TypeVar("T")
 
 
 class TrainingDiverged(RuntimeError):
@@ -72,7 +88,10 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a training stands after `step` of `steps`; f_measure is the newest one."""
+    """Where a training stands after `step` of `steps`; f_measure is the newest one.
+
+    `steps` becomes what was done when a training ends early.
+    """
 
     step: int
     steps: int
@@ -86,8 +105,9 @@ class Standing:
 class Trained:
     """A network with the weights of the best step of its second half, in evaluation mode.
 
-    loss: mean over the last steps; f_measure: of the kept weights on held-out points, None
-        without such points of both signs, and then the last weights are kept.
+    loss: mean over the last steps; f_measure: of the kept weights on held-out points, the mean over
+        the classes that have such points of both signs; None without, and then the last weights are
+        kept. f_measures: that of each class; waiting_s: how long batches had to be waited for.
     """
 
     network: nn.Module
@@ -95,12 +115,14 @@ class Trained:
     best_step: int
     loss: float
     f_measure: float | None
+    f_measures: tuple[float | None, ...] = ()
+    waiting_s: float = 0.0
 
 
 def train(
     network: nn.Module,
-    source: CropSource,
-    held_out: tuple[Surroundings, Surroundings],
+    sources: Sequence[CropSource],
+    held_out: Sequence[HeldOut],
     *,
     profile: Profile,
     steps: int,
@@ -109,36 +131,39 @@ def train(
     report: Callable[[Standing], None],
     clock: Clock = time.monotonic,
 ) -> Trained:
-    """Train `network` in place: AdamW, one-cycle cosine, BCE with logits on (B,) outputs.
+    """Train `network` in place: AdamW, one-cycle cosine, BCE with logits on pooled score maps.
 
-    held_out: positive and negative surroundings to choose the best step by. report may raise.
+    network: has `score_map`, (B, 3, H, W) -> (B, K, H, W), K = the number of sources.
+    sources: the crops to learn from, one entry per class; held_out: the points of each class to
+    choose the best step by. report may raise.
     Deterministic for a seed on CPU. Raises TrainingDiverged when the loss is not finite.
     """
     network.to(device).to(memory_format=torch.channels_last).train()
-    forward = torch.compile(network) if profile.compile and device != "cpu" else network
-    optimiser = _optimiser(network, profile)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, steps))
-    best = _Best(network, held_out, precision(profile, device), device)
     drawing, lighting = np.random.default_rng(seed).spawn(2)
-    recent: list[float] = []
-    began = clock()
-    for step, batch in enumerate(_ahead(source.batches(profile.batch, drawing), steps), start=1):
-        loss = _loss(forward, batch, lighting, best.autocast, device)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step * EVALUATIONS // steps > (step - 1) * EVALUATIONS // steps:
-            best.consider(step, settled=2 * step >= steps)
-        if step % REPORT_EVERY == 0 or step == steps:
-            recent = [*recent[-4:], _finite(loss, step)]
-            spent = clock() - began
-            left = spent / step * (steps - step)
-            report(Standing(step, steps, float(np.mean(recent)), best.newest, spent, left))
-    best.restore(steps)
+    supply = Supply(sources, drawing, mining=profile.hard_mining, scale_jitter=profile.scale_jitter)
+    learner = _Learner(network, profile, steps, device, lighting)
+    best = Best(network, held_out, learner.logits)
+    losses = _Losses(supply)
+    batches = Ahead(_jobs(supply, profile.batch, steps), AHEAD, clock)
+    step, began = 0, clock()
+    with closing(iter(batches)) as coming:
+        for step, (draw, batch) in enumerate(coming, start=1):
+            losses.add(step, draw, learner.step(batch))
+            if step * EVALUATIONS // steps > (step - 1) * EVALUATIONS // steps:
+                best.consider(step, settled=2 * step >= steps)
+            last = step == steps or best.is_exhausted(profile.patience)
+            if last or step % REPORT_EVERY == 0:
+                spent = clock() - began
+                left = 0.0 if last else spent / step * (steps - step)
+                end = step if last else steps
+                report(Standing(step, end, losses.mean(), best.newest, spent, left))
+            if last:
+                break
+    best.restore(step)
     network.eval()
-    return Trained(network, steps, best.step, float(np.mean(recent)), best.f_measure)
+    return Trained(
+        network, step, best.step, losses.mean(), best.f_measure, best.f_measures, batches.waited_s
+    )
 
 
 def warm_cosine(step: int, steps: int) -> float:
@@ -169,13 +194,41 @@ def tensor(pixels: Pixels, device: str) -> Tensor:
     return moved.permute(0, 3, 1, 2).float() / 255
 
 
-def relight(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change contrast about the crop's mean, and brightness, of each crop (B, 3, H, W)."""
+def relight(x: Tensor, rng: np.random.Generator, colour_jitter: float = 0.0) -> Tensor:
+    """Change contrast about the crop's mean, brightness and colours of each crop (B, 3, H, W)."""
     count = (len(x), 1, 1, 1)
+    if colour_jitter:
+        saturation = 1 + colour_jitter * rng.uniform(-SATURATION, SATURATION, count)
+        hue = colour_jitter * rng.uniform(-HUE_RADIANS, HUE_RADIANS, count)
+        x = recolour(x, _as(x, saturation), _as(x, hue))
     contrast = _as(x, rng.uniform(1 - CONTRAST, 1 + CONTRAST, count))
     brightness = _as(x, rng.uniform(-BRIGHTNESS, BRIGHTNESS, count))
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     return ((x - mean) * contrast + mean + brightness).clamp(0, 1)
+
+
+def recolour(x: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
+    """Scale the colours of (B, 3, H, W) about the grey axis and turn them around it.
+
+    saturation, hue: (B, 1, 1, 1), factor and radians; the mean of the channels stays.
+    """
+    grey = x.mean(dim=1, keepdim=True)
+    across = (x.roll(1, dims=1) - x.roll(-1, dims=1)) / 3**0.5  # the axis' cross product
+    return grey + saturation * (hue.cos() * (x - grey) + hue.sin() * across)
+
+
+def point_losses(scores: Tensor, labels: Tensor, points: Tensor, radius_px: float) -> Tensor:
+    """Ask each pixel that a point speaks about for its sign: (B, H, W) logits -> (B,) losses.
+
+    Mean over the disc of `radius_px` around a positive point (B, 2), over all of a negative crop.
+    """
+    rows, columns = (torch.arange(side, device=scores.device) for side in scores.shape[1:])
+    row, column = (points[:, axis, None, None] for axis in (0, 1))
+    disc = (rows[:, None] - row) ** 2 + (columns - column) ** 2 <= radius_px**2  # (B, H, W)
+    spoken_of = disc | (labels == 0)[:, None, None]
+    wanted = labels[:, None, None].expand_as(scores)
+    losses = functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+    return (losses * spoken_of).sum(dim=(1, 2)) / spoken_of.sum(dim=(1, 2))
 
 
 @dataclass(frozen=True)
@@ -204,61 +257,105 @@ class ClassProgress:
         )
         self.report(progress)
 
-    def calibrating(self) -> None:
-        """Report that this class is trained and its masks are being calibrated."""
-        fraction = (self.index + TRAINING_SHARE) / self.classes
-        self.report(Progress("calibration", self.class_name, 0, 1, fraction))
+    def calibrating(self, done: int = 0, heads: int = 1) -> None:
+        """Report that the class is trained, and the masks of `done` of its heads are calibrated."""
+        share = TRAINING_SHARE + (1 - TRAINING_SHARE) * done / heads
+        fraction = (self.index + share) / self.classes
+        self.report(Progress("calibration", self.class_name, done, heads, fraction))
 
 
-class _Best:
-    """The weights of the best step so far, by F-measure on held-out points."""
+class _Learner:
+    """Optimiser steps on batches; knows nothing of what they are drawn from."""
 
     def __init__(
         self,
         network: nn.Module,
-        held_out: tuple[Surroundings, Surroundings],
-        autocast: Callable[[], AbstractContextManager[object]],
+        profile: Profile,
+        steps: int,
         device: str,
+        rng: np.random.Generator,
     ) -> None:
-        self.network, self.autocast, self.device = network, autocast, device
-        self.crops = tuple(
-            crops.centred(around, HELD_OUT_CROPS) if len(around) else None for around in held_out
+        self._autocast = precision(profile, device)
+        self._network, self._profile, self._device, self._rng = network, profile, device, rng
+        score_map: Callable[[Tensor], Tensor] = network.score_map  # type: ignore[assignment]
+        compiled = profile.compile and device != "cpu"
+        self._score_map = torch.compile(score_map) if compiled else score_map
+        self._optimiser = _optimiser(network, profile)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimiser, lambda step: warm_cosine(step, steps)
         )
-        self.step = 0
-        self.newest: float | None = None
-        self.f_measure: float | None = None
-        self._state: dict[str, Tensor] | None = None
 
-    def consider(self, step: int, *, settled: bool) -> None:
-        """Keep the present weights if they are settled and at least as good as those before.
+    def step(self, batch: Batch) -> Tensor:
+        """Learn from a batch; returns the losses of its crops' decisions, (B,) float32."""
+        losses, points = self._losses(batch)
+        self._optimiser.zero_grad(set_to_none=True)
+        total = losses.mean() + self._profile.point_loss * points
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        self._optimiser.step()
+        self._schedule.step()
+        return losses.detach()
 
-        On few held-out points half-trained weights can look best by luck.
-        """
-        positives, negatives = self.crops
-        if positives is None or negatives is None:
-            return
-        found, false = (int((self._logits(c) > 0).sum()) for c in (positives, negatives))
-        self.newest = f_measure_of_counts(found, false, len(positives) - found)
-        if settled and (self.f_measure is None or self.newest >= self.f_measure):
-            self.step, self.f_measure = step, self.newest
-            self._state = copy.deepcopy(self.network.state_dict())
-
-    def restore(self, last_step: int) -> None:
-        """Put the best weights back; without held-out points the last ones stay."""
-        if self._state is None:
-            self.step = last_step
-        else:
-            self.network.load_state_dict(self._state)
-
-    def _logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        self.network.eval()
-        with torch.inference_mode(), self.autocast():
+    def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """(N, S, S, 3) uint8 -> (N, K), with the statistics of evaluation."""
+        self._network.eval()
+        with torch.inference_mode(), self._autocast():
             parts = [
-                self.network(tensor(pixels[start : start + 16], self.device)).float().cpu()
+                self._network(tensor(pixels[start : start + 16], self._device)).float().cpu()
                 for start in range(0, len(pixels), 16)
             ]
-        self.network.train()
-        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+        self._network.train()
+        return np.asarray(torch.cat(parts).view(len(pixels), -1).numpy(), dtype=np.float32)
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor | float]:
+        x = relight(tensor(batch.pixels, self._device), self._rng, self._profile.colour_jitter)
+        with self._autocast():
+            scores = self._score_map(x)  # (B, K, H, W)
+        labels, classes, points = (
+            torch.from_numpy(values).to(self._device)
+            for values in (batch.labels, batch.classes, batch.points)
+        )
+        own = scores[torch.arange(len(x), device=self._device), classes].float()  # (B, H, W)
+        logits = own.mean(dim=(1, 2))
+        losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        if not self._profile.point_loss:
+            return losses, 0.0
+        radius_px = self._profile.point_radius_px
+        return losses, point_losses(own, labels, points, radius_px).mean()
+
+
+class _Losses:
+    """The losses as they become known: one step late, so that the device need not be waited for."""
+
+    def __init__(self, supply: Supply) -> None:
+        self._supply = supply
+        self._recent: deque[float] = deque(maxlen=LOSSES_SHOWN)
+        self._pending: tuple[int, Draw, Tensor] | None = None
+
+    def add(self, step: int, draw: Draw, losses: Tensor) -> None:
+        """Take the losses of a step in, and settle those of the step before."""
+        self._settle()
+        self._pending = step, draw, losses
+
+    def mean(self) -> float:
+        """Return the mean over the last steps."""
+        self._settle()
+        return float(np.mean(self._recent))
+
+    def _settle(self) -> None:
+        if self._pending is None:
+            return
+        step, draw, losses = self._pending
+        values = losses.cpu().numpy()
+        if not np.isfinite(values).all():
+            raise TrainingDiverged(
+                f"the loss became {values[~np.isfinite(values)][0]} in step {step}; lower the "
+                "profile's learning_rate, or train on without warm start if the version before "
+                "was damaged"
+            )
+        self._supply.learn(draw, values)
+        self._recent.append(float(values.mean()))
+        self._pending = None
 
 
 def _optimiser(network: nn.Module, profile: Profile) -> torch.optim.Optimizer:
@@ -269,40 +366,14 @@ def _optimiser(network: nn.Module, profile: Profile) -> torch.optim.Optimizer:
     )
 
 
-def _loss(
-    forward: Callable[[Tensor], Tensor],
-    batch: Batch,
-    rng: np.random.Generator,
-    autocast: Callable[[], AbstractContextManager[object]],
-    device: str,
-) -> Tensor:
-    x = relight(tensor(batch.pixels, device), rng)
-    with autocast():
-        logits = forward(x)
-    labels, weights = (torch.from_numpy(a).to(device) for a in (batch.labels, batch.weights))
-    losses = functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
-    return (losses * weights).sum() / weights.sum()
+def _jobs(supply: Supply, size: int, steps: int) -> Iterator[Callable[[], tuple[Draw, Batch]]]:
+    for _ in range(steps):
+        draw = supply.draw(size)
+        yield partial(_cut, supply, draw)
 
 
-def _finite(loss: Tensor, step: int) -> float:
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        raise TrainingDiverged(
-            f"the loss became {value} before step {step}; lower the profile's learning_rate, or "
-            "train on without warm start if the version before was damaged"
-        )
-    return value
-
-
-def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
-    """Yield `count` items, preparing the next one in a thread while one is in use."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        coming = thread.submit(next, items)
-        for n in range(count):
-            item = coming.result()
-            if n + 1 < count:
-                coming = thread.submit(next, items)
-            yield item
+def _cut(supply: Supply, draw: Draw) -> tuple[Draw, Batch]:
+    return draw, supply.cut(draw)
 
 
 def _as(x: Tensor, values: npt.NDArray[np.float64]) -> Tensor:

@@ -25,6 +25,7 @@ def test_nothing_set_gives_a_backend_for_this_machine_alone() -> None:
     assert settings.model_dir == Path("labelclimb-data/models")
     assert settings.redis_url == "redis://localhost:6379/0"
     assert settings.own_redis
+    assert settings.pipeline == "auto"
 
 
 def test_the_environment_is_the_argument_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

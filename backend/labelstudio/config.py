@@ -94,12 +94,11 @@ class ClassSettings:
     """What the config's attributes say of a class; None = not said.
 
     score_threshold: proposals below it are not to be shown; in [0, 1].
-    pipeline: name of a pipeline; output: which control shows proposals.
+    output: which control shows proposals.
     """
 
     spec: ClassSpec
     score_threshold: float | None = None
-    pipeline: str | None = None
     output: Output | None = None
 
 
@@ -271,12 +270,13 @@ def _settings(class_name: str, controls: tuple[Control, ...]) -> ClassSettings:
         iterations=read("model_iterations", _integer(1, 100), "a whole number from 1 to 100"),
         threshold=read("model_threshold", _fraction, "a number from 0 to 1"),
         min_area_px=read("model_min_area_px", _integer(0, 10**9), "a whole number from 0"),
+        closing_px=read("model_closing_px", _integer(0, 1000), "a whole number from 0 to 1000"),
+        pipeline=_choice(read, "model_pipeline", models.base.names),
     )
     tags = {c.tag for c in controls}
     return ClassSettings(
         spec,
         score_threshold=read("model_score_threshold", _fraction, "a number from 0 to 1"),
-        pipeline=_choice(read, "model_pipeline", models.base.names),
         output=_choice(read, "model_output", lambda: [o for o, t in _OUTPUTS.items() if t in tags]),
     )
 

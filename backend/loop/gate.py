@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from models.base import Mask
-from models.metrics import f_measure, grown, outline_px
-
-TOLERANCE_PX = 2
-GOOD_ENOUGH_F = 0.85  # people submit such a proposal unchanged
-GAP_PX = 4
-REGION_S = 2.0  # to choose a tool and go to one place
-OUTLINE_S_PER_PX = 0.01  # to follow an outline with care, on an image of REFERENCE_PX
-REFERENCE_PX = 1000.0  # larger images are shown smaller: an outline costs what it shows
+from models.correction import TOLERANCE_PX, correction
 
 MIN_TASKS = 5  # below it resampling says nothing and a simple rule judges
 WORSE_COST = 1.5
@@ -34,11 +26,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How a version did for one class of one validation task.
-
-    cost_s: predicted correction cost; f: F-measure with TOLERANCE_PX, at most GOOD_ENOUGH_F;
-    f_strict: without tolerance.
-    """
+    """How a version did for one class of one validation task; see `models.correction`."""
 
     task: str
     class_name: str
@@ -66,49 +54,10 @@ def is_validation(project: int, image_key: str, share: float = 0.2) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
-def correction_cost_s(proposal: Mask, final: Mask) -> float:
-    """Predict the human seconds to turn a proposal into the final mask: a surrogate, ours.
-
-    The cheaper of editing and of deleting all and drawing anew:
-    edit = draw(added) + draw(removed), anew = REGION_S (if there is a proposal) + draw(final), with
-    draw(m) = REGION_S * places + OUTLINE_S_PER_PX * outline_px * REFERENCE_PX / sqrt(H * W);
-    pieces closer than 2 * GAP_PX are one place: the brush is not lifted between them.
-    Pixels within TOLERANCE_PX of the other mask need no edit. It is not the paper's measured
-    annotation time and must not be reported as such. (H, W) bool each; ValueError if they differ.
-    """
-    if proposal.shape != final.shape:
-        raise ValueError(f"masks of {proposal.shape} and {final.shape} pixels cannot be compared")
-    added = final & ~grown(proposal, TOLERANCE_PX)
-    removed = proposal & ~grown(final, TOLERANCE_PX)
-    edit_s = draw_s(added) + draw_s(removed)
-    anew_s = REGION_S * bool(proposal.any()) + draw_s(final)
-    return min(edit_s, anew_s)
-
-
-def draw_s(mask: Mask) -> float:
-    """Predict the seconds to draw (or erase) a mask; the formula is in `correction_cost_s`."""
-    if not mask.any():
-        return 0.0
-    places = cv2.connectedComponents(grown(mask, GAP_PX).astype(np.uint8))[0] - 1
-    shown = REFERENCE_PX / math.sqrt(mask.size)
-    return float(REGION_S * places + OUTLINE_S_PER_PX * outline_px(mask) * shown)
-
-
 def score(task: str, class_name: str, proposal: Mask, final: Mask) -> TaskScore:
-    """Score a proposal against the mask that a person left; (H, W) bool each.
-
-    That mask is often the champion's own proposal, accepted as good enough. Against it no other
-    version could win, so that whatever agrees with it up to GOOD_ENOUGH_F counts as accepted too:
-    no correction, and no more than GOOD_ENOUGH_F.
-    """
-    f = f_measure(proposal, final, TOLERANCE_PX)
-    return TaskScore(
-        task,
-        class_name,
-        cost_s=0.0 if f >= GOOD_ENOUGH_F else correction_cost_s(proposal, final),
-        f=min(f, GOOD_ENOUGH_F),
-        f_strict=f_measure(proposal, final),
-    )
+    """Score a proposal against the mask that a person left; (H, W) bool each."""
+    found = correction(proposal, final)
+    return TaskScore(task, class_name, cost_s=found.cost_s, f=found.f, f_strict=found.f_strict)
 
 
 def judge(
@@ -145,6 +94,64 @@ def judge(
     if figures["tasks"] < min_tasks:
         return _simple(figures)
     return _tested(before, after, figures, seed)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The verdict, and the classes that the version in question takes over from the champion."""
+
+    verdict: Verdict
+    kept: tuple[str, ...] = ()
+
+
+def choose(
+    champion: Sequence[TaskScore] | None,
+    challenger: Sequence[TaskScore],
+    *,
+    separable: Collection[str],
+    seed: int,
+    min_tasks: int = MIN_TASKS,
+) -> Choice:
+    """Judge the challenger, and where it is worse in some classes alone, keep the champion's there.
+
+    separable: classes whose part of the champion can be taken over; none = `judge` as a whole.
+    A class is judged by itself on at least `min_tasks` tasks of its own, and is kept if the
+    challenger fails there. The mixture must then pass against the champion like any challenger;
+    if it does not, the challenger as a whole is judged.
+    """
+    whole = judge(champion, challenger, seed=seed, min_tasks=min_tasks)
+    verdicts = _by_class(champion or (), challenger, separable, seed, min_tasks)
+    kept = tuple(name for name, verdict in verdicts.items() if not verdict.promote)
+    if champion is None or not kept or len(kept) == len({one.class_name for one in challenger}):
+        return Choice(whole)
+    own = [one for one in champion if one.class_name in kept]
+    others = [one for one in challenger if one.class_name not in kept]
+    mixed = judge(champion, own + others, seed=seed, min_tasks=min_tasks)
+    if not mixed.promote:
+        return Choice(whole)
+    by_class = {name: verdict.reason for name, verdict in verdicts.items()}
+    figures = {**mixed.figures, "kept": list(kept), "by_class": by_class, "whole": whole.reason}
+    reason = f"keeps the champion's {', '.join(kept)}; {mixed.reason}"
+    return Choice(replace(mixed, reason=reason, figures=figures), kept)
+
+
+def _by_class(
+    champion: Sequence[TaskScore],
+    challenger: Sequence[TaskScore],
+    separable: Collection[str],
+    seed: int,
+    min_tasks: int,
+) -> dict[str, Verdict]:
+    """Judge each separable class with enough tasks by itself; a bad figure judges none."""
+    if not all(_finite(one) for one in challenger):
+        return {}
+    pairs = _paired(champion, challenger)
+    verdicts = {}
+    for name in sorted({after.class_name for _, after in pairs}.intersection(separable)):
+        before, after = zip(*(p for p in pairs if p[0].class_name == name), strict=True)
+        if len(after) >= min_tasks:
+            verdicts[name] = judge(before, after, seed=seed, min_tasks=min_tasks)
+    return verdicts
 
 
 def _finite(one: TaskScore) -> bool:

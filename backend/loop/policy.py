@@ -1,4 +1,4 @@
-"""Whether to train now, and why (not), in words."""
+"""Whether to train now, and from what, and why (not), in words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from backend.records import VerifiedMask, WeakLabel
+
+FRESH_EVERY = 5  # versions: one that was trained on and on remembers labels that were corrected
+MOST_GROWTH = 2.0  # of the labels since the version to start from was trained
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,55 @@ def decide(state: PolicyState, now: datetime) -> Decision:
     return _after_pause(state, now, count)
 
 
+@dataclass(frozen=True)
+class StartState:
+    """What a training that is due could start from.
+
+    number: of the version that it makes; classes, encoder: what it is to know and to be built on.
+    The others are the champion's, None without one; labels: weak labels in the training sets.
+    """
+
+    number: int
+    classes: frozenset[str]
+    encoder: str
+    labels: int
+    champion_classes: frozenset[str] | None = None
+    champion_encoder: str | None = None
+    champion_labels: int | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Whether to train on from the champion; reason: a plain sentence with numbers."""
+
+    warm: bool
+    reason: str
+
+
+def choose_start(state: StartState) -> Start:
+    """Choose between a warm start from the champion and a fresh one.
+
+    Fresh when classes or encoder have changed, when the labels are more than MOST_GROWTH times
+    those that the champion was trained on, and for each FRESH_EVERY-th version.
+    """
+    if state.champion_classes is None:
+        return Start(False, "there is no version to start from")
+    if state.champion_classes != state.classes:
+        old, new = (_listed(names) for names in (state.champion_classes, state.classes))
+        return Start(False, f"the classes have changed from {old} to {new}")
+    if state.champion_encoder != state.encoder:
+        before = state.champion_encoder or "an unknown one"
+        return Start(False, f"the encoder has changed from {before} to {state.encoder}")
+    if state.champion_labels is None or state.labels > MOST_GROWTH * state.champion_labels:
+        before_count = (
+            "an unknown number" if state.champion_labels is None else state.champion_labels
+        )
+        return Start(False, f"{state.labels} labels now, {before_count} when the champion trained")
+    if state.number % FRESH_EVERY == 0:
+        return Start(False, f"version {state.number}: every {FRESH_EVERY}th starts afresh")
+    return Start(True, f"{state.labels} labels now, {state.champion_labels} when it trained")
+
+
 def trainable_classes(labels: Iterable[WeakLabel]) -> tuple[str, ...]:
     """Return the classes, sorted, that have both positive and negative weak labels."""
     signs: dict[str, set[bool]] = {}
@@ -69,6 +121,10 @@ def snapshot_digest(labels: Iterable[WeakLabel], masks: Iterable[VerifiedMask] =
     rows = [repr(vars(label)) for label in labels]
     rows += [repr({**vars(mask), "rle": hashlib.sha256(mask.rle).hexdigest()}) for mask in masks]
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
+
+
+def _listed(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _obstacle(state: PolicyState) -> str | None:

@@ -93,10 +93,18 @@ def _regions(
             height_px=p.mask.shape[0],
             width_px=p.mask.shape[1],
             rle=rle.to_bytes(rle.encode(p.mask)),
-            score=p.score,
+            score=_confidence(p),
         )
         for n, p in enumerate(shown)
     ]
+
+
+def _confidence(proposal: ClassProposal) -> float:
+    """Return how sure the parts of a mask are, by area; of one without parts, its class."""
+    area_px = sum(region.area_px for region in proposal.regions)
+    if not area_px:
+        return proposal.score
+    return sum(r.confidence * r.area_px for r in proposal.regions) / area_px
 
 
 def _evidence(proposal: TaskProposal, task: Task, number: int) -> TaskEvidence:

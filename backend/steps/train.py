@@ -32,6 +32,7 @@ from models.base import (
     Sample,
     WeakPoint,
 )
+from models.pipelines.auto import AutoFitted, combine
 from models.training import PROFILES, TrainingDiverged
 
 log = structlog.get_logger(__name__)
@@ -106,12 +107,7 @@ def train(services: Services, project_id: int, job_id: str) -> Version | None:
     champion = _champion(services, training_set.project)
     challenger = _fit(services, training_set, champion, _reporter(services, job_id))
     _progress(services, job_id, {"stage": "gate", "fraction": 1.0})
-    verdict = gate.judge(
-        _scores(champion, training_set) if champion else None,
-        _scores(challenger, training_set),
-        seed=services.settings.seed,
-    )
-    version = _keep(services, training_set, challenger, verdict)
+    version = _keep(services, training_set, *_judged(services, training_set, champion, challenger))
     queues.publish(services, project_id)
     return version
 
@@ -225,6 +221,22 @@ def _fit(
         report=report,
         warm_start=champion,
     )
+
+
+def _judged(
+    services: Services, training_set: TrainingSet, champion: Fitted | None, challenger: Fitted
+) -> tuple[Fitted, gate.Verdict]:
+    """Let the challenger pass the gate; classes in which it is worse stay the champion's.
+
+    Of two composites, that is: other versions have no parts to be mixed.
+    """
+    before = _scores(champion, training_set) if champion else None
+    after, seed = _scores(challenger, training_set), services.settings.seed
+    if isinstance(champion, AutoFitted) and isinstance(challenger, AutoFitted):
+        choice = gate.choose(before, after, separable=champion.classes, seed=seed)
+        winner = combine(champion, challenger, choice.kept) if choice.kept else challenger
+        return winner, choice.verdict
+    return challenger, gate.judge(before, after, seed=seed)
 
 
 def _scores(fitted: Fitted, training_set: TrainingSet) -> list[gate.TaskScore]:

@@ -1,25 +1,21 @@
-"""Janouskova et al.: one patch classifier per class, its (climbed) activation map, refined.
+"""Janouskova et al.: patch classifiers, their (climbed) activation maps, refined.
 
-Trained on crops around weak points; images of any size are proposed for by tiles.
+Trained on crops around weak points: one network per class as in the paper, or one trunk with a head
+per class. Images of any size are proposed for by tiles.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
 import time
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from models import calibration, crops, evidence, tiling, training
+from models import calibration, confidence, evidence, planning, saving, tiling, training
 from models.base import (
     ClassProposal,
     ClassSpec,
@@ -33,12 +29,12 @@ from models.base import (
     TaskProposal,
 )
 from models.calibration import Settings
-from models.crops import Click, Clicks
+from models.confidence import Confidence
 from models.networks.unet import TruncatedUNet, inference_copy
+from models.planning import ClassPlan, Material
+from models.training import Trained
 
-FORMAT = 1
-WEIGHTS_FILE, SETTINGS_FILE = "weights.safetensors", "version.json"
-HELD_OUT_IN = 8  # one sample in eight chooses the best step
+FORMAT, READABLE = 2, (1, 2)
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Geometry:
     """What a saved version needs to compute as it did when trained."""
 
     encoder: str
-    decoder_widths: tuple[int, int]
+    decoder_widths: tuple[int, ...]
     window_px: int
     tile_px: int
     bf16: bool
@@ -54,11 +50,17 @@ class Geometry:
 
 @dataclass(frozen=True)
 class ClassModel:
-    """One class: its network as trained (float32, on the CPU), and how its heat becomes a mask."""
+    """One class: its network as trained (float32, on the CPU), and how its heat becomes a mask.
+
+    head: the output of the network that is the class's; classes of a shared trunk hold the same
+    network.
+    """
 
     name: str
     network: TruncatedUNet
     settings: Settings
+    confidence: Confidence = field(default_factory=Confidence)
+    head: int = 0
 
 
 class AdvCamFitted:
@@ -76,7 +78,8 @@ class AdvCamFitted:
         self.models = {model.name: model for model in models}
         self._metrics = dict(metrics)
         self._resident = {
-            model.name: inference_copy(model.network, device=device, bf16=bf16) for model in models
+            id(network): inference_copy(network, device=device, bf16=bf16)
+            for network in _networks(models)
         }
 
     @property
@@ -97,23 +100,27 @@ class AdvCamFitted:
         image: (H, W, 3) uint8 RGB of any size from 1 x 1. Where no window of the crop size is
         positive, the mask is empty. Raises ValueError for another kind of array.
         """
-        known = [spec for spec in specs if spec.name in self.models]
-        analyses = []
+        settings = {
+            spec.name: calibration.resolve(self.models[spec.name].settings, spec)
+            for spec in specs
+            if spec.name in self.models
+        }
+        analyses = self.analyse(image, {name: s.iterations for name, s in settings.items()})
         proposals = []
-        for spec in known:
-            settings = calibration.resolve(self.models[spec.name].settings, spec)
-            analysis = self.analyse(spec.name, image, settings.iterations)
-            mask = calibration.apply(image, analysis.heat, settings)
+        for name, analysis in analyses.items():
+            mask = calibration.apply(image, analysis.heat, settings[name])
+            sure = self.models[name].confidence
+            regions = confidence.regions(mask, analysis.heat, analysis.score, sure)
             shown = analysis.heat if heat else None
-            analyses.append(analysis)
-            proposals.append(ClassProposal(spec.name, mask, analysis.score, shown))
+            proposals.append(ClassProposal(name, mask, analysis.score, shown, regions))
+        asked = {id(self.models[name].network): analyses[name].embedding for name in analyses}
         seen = evidence.gather(
-            [spec.name for spec in known],
-            [analysis.window_probs for analysis in analyses],
-            [analysis.embedding for analysis in analyses],
+            list(analyses),
+            [analysis.window_probs for analysis in analyses.values()],
+            list(asked.values()),
             {
-                p.class_name: evidence.proposal_stats(p.mask, analysis.heat)
-                for p, analysis in zip(proposals, analyses, strict=True)
+                p.class_name: evidence.proposal_stats(p.mask, analyses[p.class_name].heat)
+                for p in proposals
             },
         )
         return TaskProposal(tuple(proposals), seen)
@@ -123,32 +130,51 @@ class AdvCamFitted:
 
         Raises ValueError for weights that are not finite.
         """
-        weights: dict[str, Tensor] = {}
-        for index, model in enumerate(self.models.values()):
-            for key, value in model.network.state_dict().items():
-                if not bool(torch.isfinite(value).all()):
-                    raise ValueError(f"{key} of {model.name!r} is not finite; train again")
-                weights[f"{index}.{key}"] = value.contiguous()
-        save_file(weights, folder / WEIGHTS_FILE)
+        networks = _networks(self.models.values())
+        places = [id(network) for network in networks]
+        entries = [
+            {
+                "name": model.name,
+                "network": places.index(id(model.network)),
+                "head": model.head,
+                "settings": asdict(model.settings),
+                "confidence": asdict(model.confidence),
+            }
+            for model in self.models.values()
+        ]
         about = {
             "format": FORMAT,
             "pipeline": "advcam",
             "geometry": asdict(self.geometry),
-            "classes": [{"name": m.name, **asdict(m.settings)} for m in self.models.values()],
+            "classes": entries,
             "metrics": self._metrics,
         }
-        text = json.dumps(about, allow_nan=False, indent=1)
-        (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+        saving.write(folder, about, networks, [self._served_by(network) for network in networks])
 
-    def analyse(self, class_name: str, image: Image, iterations: int) -> tiling.Analysis:
-        """Score, window and explain an image for one class that it knows."""
-        return tiling.analyse(
-            self._resident[class_name],
-            image,
-            tile_px=self.geometry.tile_px,
-            window_px=self.geometry.window_px,
-            iterations=iterations,
-        )
+    def analyse(self, image: Image, iterations: Mapping[str, int]) -> dict[str, tiling.Analysis]:
+        """Score, window and explain an image for the classes of `iterations`, all known.
+
+        Classes of one network share its forward pass.
+        """
+        found: dict[str, tiling.Analysis] = {}
+        wanted = [self.models[name] for name in iterations]
+        for network in _networks(wanted):
+            own = [model for model in wanted if model.network is network]
+            climbs = [1] * network.head.out_channels
+            for model in own:
+                climbs[model.head] = iterations[model.name]
+            analyses = tiling.analyse_classes(
+                self._resident[id(network)],
+                image,
+                tile_px=self.geometry.tile_px,
+                window_px=self.geometry.window_px,
+                iterations=climbs,
+            )
+            found |= {model.name: analyses[model.head] for model in own}
+        return {name: found[name] for name in iterations}
+
+    def _served_by(self, network: TruncatedUNet) -> str:
+        return ", ".join(name for name, model in self.models.items() if model.network is network)
 
 
 class AdvCam:
@@ -168,114 +194,115 @@ class AdvCam:
         report: Report,
         warm_start: Fitted | None = None,
     ) -> AdvCamFitted:
-        """Train one network per class that has points of both signs; the order of samples is free.
+        """Train the classes that have points of both signs; the order of samples is free.
 
-        Classes that cannot start are skipped and say why in `metrics`; those that `warm_start`
-        knows with networks of the same shape are trained on for `warm_steps`.
-        Raises NotEnoughLabels when no class can start, training.TrainingDiverged, and whatever
-        `report` raises to cancel.
+        Classes that cannot start are skipped and say why in `metrics`; networks that `warm_start`
+        has in the same shape and for the same classes are trained on for `warm_steps`.
+        Raises NotEnoughLabels when no class can start, ValueError when samples have equal keys,
+        training.TrainingDiverged, and whatever `report` raises to cancel.
         """
         began = self._clock()
-        ordered = sorted(samples, key=lambda sample: sample.key)
-        trainings, skipped = self._plan(ordered, specs, profile, seed)
-        if not trainings:
+        ordered = planning.ordered(samples)
+        plans, skipped = planning.plan(ordered, specs, profile.crop_px, seed)
+        if not plans:
             reasons = "; ".join(skipped.values()) or "the label config names no class"
             raise NotEnoughLabels(f"nothing to train on: {reasons}")
-        geometry = geometry_of(profile)
+        material = planning.cut(ordered, plans, profile)
+        cutting_s = self._clock() - began
+        pairs = list(zip(plans, material, strict=True))
+        groups = [pairs] if profile.shared_trunk else [[pair] for pair in pairs]
+        job = _Job(ordered, profile, device)
         figures: dict[str, Any] = {name: {"skipped": why} for name, why in skipped.items()}
-        models = []
-        for index, job in enumerate(trainings):
-            progress = training.ClassProgress(report, job.spec.name, index, len(trainings))
-            model, figures[job.spec.name] = self._fit_class(
-                job, geometry, device, progress, _warm_network(warm_start, job.spec.name, geometry)
-            )
-            models.append(model)
+        models: list[ClassModel] = []
+        for index, group in enumerate(groups):
+            names = [one.spec.name for one, _ in group]
+            warm = _warm_network(warm_start, names, job.geometry)
+            progress = training.ClassProgress(report, ", ".join(names), index, len(groups))
+            made, rows = self._fit_network(job, group, progress, warm)
+            models += made
+            figures |= rows
         metrics = {
             "profile": profile.name,
             "seed": seed,
+            "encoder": profile.encoder,
             "encoder_weights": "none" if profile.encoder_weights is None else "pretrained",
+            "shared_trunk": profile.shared_trunk,
+            "cutting_seconds": cutting_s,
             "seconds": self._clock() - began,
             "classes": figures,
         }
-        return AdvCamFitted(geometry, models, metrics, device)
+        return AdvCamFitted(job.geometry, models, metrics, device)
 
     def load(self, folder: Path, *, device: str) -> AdvCamFitted:
         """Load what `save` wrote; raises ValueError for a folder of another format."""
-        about = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        if (about.get("pipeline"), about.get("format")) != ("advcam", FORMAT):
-            raise ValueError(
-                f"{folder} holds {about.get('pipeline')!r} format {about.get('format')!r}, not "
-                f"'advcam' format {FORMAT}; load it with the release that wrote it"
-            )
+        about = saving.read(folder, "advcam", READABLE)
         fields = about["geometry"]
         geometry = Geometry(**{**fields, "decoder_widths": tuple(fields["decoder_widths"])})
-        weights = load_file(folder / WEIGHTS_FILE)
-        models = []
-        for index, entry in enumerate(about["classes"]):
-            network = TruncatedUNet(geometry.encoder, geometry.decoder_widths)
-            network.load_state_dict(_part(weights, f"{index}."))
-            name = entry.pop("name")
-            models.append(ClassModel(name, network.eval(), Settings(**entry)))
+        networks = []
+        for state in saving.read_weights(folder):
+            heads = len(state["head.weight"])
+            network = TruncatedUNet(geometry.encoder, geometry.decoder_widths, classes=heads)
+            network.load_state_dict(state)
+            networks.append(network.eval())
+        entries = about["classes"] if about["format"] == FORMAT else _of_format_1(about["classes"])
+        models = [
+            ClassModel(
+                entry["name"],
+                networks[entry["network"]],
+                Settings(**entry["settings"]),
+                Confidence(**entry["confidence"]),
+                entry["head"],
+            )
+            for entry in entries
+        ]
         return AdvCamFitted(geometry, models, about["metrics"], device)
 
-    def _plan(
-        self, samples: Sequence[Sample], specs: Sequence[ClassSpec], profile: Profile, seed: int
-    ) -> tuple[list[_Training], dict[str, str]]:
-        trainings: list[_Training] = []
-        skipped: dict[str, str] = {}
-        for spec in specs:
-            class_seed = [seed, zlib.crc32(spec.name.encode())]
-            rng = np.random.default_rng(class_seed)
-            try:
-                clicks = crops.collect(samples, spec.name, profile.crop_px, rng)
-            except NotEnoughLabels as error:
-                skipped[spec.name] = str(error)
-            else:
-                number = int(rng.integers(2**31))
-                trainings.append(_Training(spec, samples, clicks, profile, number))
-        return trainings, skipped
-
-    def _fit_class(
+    def _fit_network(
         self,
-        job: _Training,
-        geometry: Geometry,
-        device: str,
+        job: _Job,
+        group: Sequence[tuple[ClassPlan, Material]],
         progress: training.ClassProgress,
         warm: TruncatedUNet | None,
-    ) -> tuple[ClassModel, dict[str, Any]]:
+    ) -> tuple[list[ClassModel], dict[str, Any]]:
+        """Train one network for the classes of a group, then choose settings for each."""
         began = self._clock()
-        learn, held_out = job.split()
-        network = job.network() if warm is None else warm
+        plans = [one for one, _ in group]
+        network = job.network(plans) if warm is None else warm
+        per_class = job.profile.max_steps if warm is None else job.profile.warm_steps
         trained = training.train(
             network,
-            job.source(learn),
-            job.held_out(held_out),
+            [material.source for _, material in group],
+            [material.held_out for _, material in group],
             profile=job.profile,
-            steps=job.profile.max_steps if warm is None else job.profile.warm_steps,
-            seed=job.seed,
-            device=device,
+            steps=per_class * len(group),
+            seed=plans[0].seed,
+            device=job.device,
             report=progress.training,
             clock=self._clock,
         )
         network.to("cpu")
-        progress.calibrating()
-        model = ClassModel(job.spec.name, network, calibration.default_settings(job.spec))
-        settings, table = _calibrated(model, job, geometry, device)
-        figures = {
-            "positive_points": len(job.clicks.positives),
-            "negative_points": len(job.clicks.negatives),
-            "contradicted_points": job.clicks.contradicted,
-            "held_out_points": len(held_out.positives) + len(held_out.negatives),
-            "warm_start": warm is not None,
-            "steps": trained.steps,
-            "best_step": trained.best_step,
-            "loss": trained.loss,
-            "f_measure": trained.f_measure,
-            "seconds": self._clock() - began,
-            "settings": asdict(settings),
-            "calibration": table,
-        }
-        return replace(model, settings=settings), figures
+        share_s = (self._clock() - began) / len(group)
+        bare = [
+            ClassModel(one.spec.name, network, calibration.default_settings(one.spec), head=head)
+            for head, one in enumerate(plans)
+        ]
+        trial = AdvCamFitted(job.geometry, bare, {}, job.device)
+        models, figures = [], {}
+        for model, one in zip(bare, plans, strict=True):
+            since = self._clock()
+            progress.calibrating(model.head, len(plans))
+            chosen = job.calibrated(trial, one)
+            models.append(
+                ClassModel(model.name, network, chosen.settings, chosen.confidence, model.head)
+            )
+            figures[model.name] = {
+                **_figures(one, trained, model.head),
+                "warm_start": warm is not None,
+                "seconds": share_s + self._clock() - since,
+                "settings": asdict(chosen.settings),
+                "calibration": chosen.table,
+            }
+        return models, figures
 
 
 PIPELINE = AdvCam()
@@ -288,83 +315,84 @@ def geometry_of(profile: Profile) -> Geometry:
     )
 
 
-def is_held_out(key: str) -> bool:
-    """Tell whether the points of this sample choose the best step instead of being learnt."""
-    digest = hashlib.sha256(f"best step of {key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT_IN == 0
-
-
 @dataclass(frozen=True)
-class _Training:
-    """What one class is trained on."""
+class _Job:
+    """What all networks of one training have in common."""
 
-    spec: ClassSpec
     samples: Sequence[Sample]
-    clicks: Clicks
     profile: Profile
-    seed: int
+    device: str
 
-    def split(self) -> tuple[Clicks, Clicks]:
-        """Part the points into those to learn and those held out; all to learn if few remain."""
-        kept, out = (
-            Clicks(self._of(self.clicks.positives, side), self._of(self.clicks.negatives, side))
-            for side in (False, True)
-        )
-        if not (kept.positives and kept.negatives):
-            return self.clicks, Clicks((), ())
-        return kept, out
+    @property
+    def geometry(self) -> Geometry:
+        return geometry_of(self.profile)
 
-    def network(self) -> TruncatedUNet:
-        """Make a fresh network, its random part from the seed alone."""
+    def network(self, plans: Sequence[ClassPlan]) -> TruncatedUNet:
+        """Make a fresh network, its random part from the seed of the first class alone."""
+        profile = self.profile
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            profile = self.profile
-            return TruncatedUNet(profile.encoder, profile.decoder_widths, profile.encoder_weights)
+            torch.manual_seed(plans[0].seed)
+            return TruncatedUNet(
+                profile.encoder, profile.decoder_widths, profile.encoder_weights, len(plans)
+            )
 
-    def source(self, clicks: Clicks) -> crops.CropSource:
-        """Cut the crops to learn from."""
-        return crops.CropSource(
-            self._around(clicks.positives, crops.CLICK_REACH),
-            self._around(clicks.negatives, crops.JITTER),
-            self.profile.crops_per_click,
-        )
+    def calibrated(self, trial: AdvCamFitted, plan: ClassPlan) -> calibration.Choice:
+        """Choose how the heat of a class becomes a mask, on samples it has not learnt if it can."""
+        name = plan.spec.name
 
-    def held_out(self, clicks: Clicks) -> tuple[crops.Surroundings, crops.Surroundings]:
-        """Cut the crops to choose the best step by."""
-        return self._around(clicks.positives, 0.0), self._around(clicks.negatives, 0.0)
+        def heat_and_score_of(image: Image, iterations: int) -> tuple[HeatMap, float]:
+            analysis = trial.analyse(image, {name: iterations})[name]
+            return analysis.heat, analysis.score
 
-    def _of(self, clicks: Sequence[Click], held_out: bool) -> tuple[Click, ...]:
-        return tuple(c for c in clicks if is_held_out(self.samples[c.sample].key) == held_out)
-
-    def _around(self, clicks: Sequence[Click], reach: float) -> crops.Surroundings:
-        return crops.surroundings(self.samples, clicks, self.profile.crop_px, reach)
+        return calibration.choose(self.samples, plan.spec, heat_and_score_of, preferred=plan.unseen)
 
 
-def _calibrated(
-    model: ClassModel, job: _Training, geometry: Geometry, device: str
-) -> tuple[Settings, dict[str, Any]]:
-    trial = AdvCamFitted(geometry, [model], {}, device)
+def _figures(plan: ClassPlan, trained: Trained, head: int) -> dict[str, Any]:
+    learn, held_out = plan.learn, plan.held_out
+    return {
+        "positive_points": len(learn.positives) + len(held_out.positives),
+        "negative_points": len(learn.negatives) + len(held_out.negatives),
+        "contradicted_points": learn.contradicted + held_out.contradicted,
+        "held_out_points": len(held_out.positives) + len(held_out.negatives),
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "loss": trained.loss,
+        "f_measure": trained.f_measures[head],
+        "waiting_seconds": trained.waiting_s,
+    }
 
-    def heat_of(image: Image, iterations: int) -> HeatMap:
-        return trial.analyse(model.name, image, iterations).heat
 
-    unseen = [sample.key for sample in job.samples if is_held_out(sample.key)]
-    return calibration.calibrate(job.samples, job.spec, heat_of, preferred=unseen)
+def _networks(models: Iterable[ClassModel]) -> list[TruncatedUNet]:
+    """Return the networks of some classes, each once, in order."""
+    return list({id(model.network): model.network for model in models}.values())
 
 
 def _warm_network(
-    version: Fitted | None, class_name: str, geometry: Geometry
+    version: Fitted | None, names: Sequence[str], geometry: Geometry
 ) -> TruncatedUNet | None:
-    """Copy the network of another version if it has one of the same shape."""
-    if not isinstance(version, AdvCamFitted) or class_name not in version.models:
+    """Copy the network of another version if it has one of the same shape for these classes."""
+    if not isinstance(version, AdvCamFitted) or not version.models.keys() >= set(names):
         return None
     old = version.geometry
     if (old.encoder, old.decoder_widths) != (geometry.encoder, geometry.decoder_widths):
         return None
-    network = TruncatedUNet(geometry.encoder, geometry.decoder_widths)
-    network.load_state_dict(version.models[class_name].network.state_dict())
-    return network
+    models = [version.models[name] for name in names]
+    network = models[0].network
+    same = all(model.network is network and model.head == n for n, model in enumerate(models))
+    if not same or network.head.out_channels != len(names):
+        return None
+    return copy.deepcopy(network)
 
 
-def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+def _of_format_1(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Read the first format: a network per class, four settings, no confidence."""
+    return [
+        {
+            "name": entry["name"],
+            "network": index,
+            "head": 0,
+            "settings": {key: value for key, value in entry.items() if key != "name"},
+            "confidence": {},
+        }
+        for index, entry in enumerate(entries)
+    ]

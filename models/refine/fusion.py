@@ -1,8 +1,8 @@
 """Heat map as a locator, local three-class Otsu as the outline (after Koenig et al. 2022).
 
-Assumes THIN DARK defects: cracks, fissures, hairlines, open joints. A bright or a compact defect
-(spalling, most rust) has no reason to be the darkest of three grey classes of its surroundings;
-use `threshold` there.
+Assumes THIN DARK defects: cracks, fissures, hairlines, open joints (thin bright ones:
+`fusion_bright`). A compact defect (spalling, most rust) has no reason to be the darkest of three
+grey classes of its surroundings; use `guided` there.
 
 The outline is exact: the histograms of blocks add up to those of the patches, only pairs of
 occupied grey levels can be optimal, and "all patches over a pixel call it dark" is a minimum filter
@@ -11,21 +11,49 @@ over the thresholds of the patches.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from models.base import HeatMap, Image, Mask
-from models.refine.threshold import close, drop_small
+from models.refine import Cut
+from models.refine.threshold import finish, scaled
 
 summary = "Where it is hot, what is locally dark: for thin dark defects such as cracks."
 default_threshold = 0.15
 default_min_area_px = 20
+is_slow = False
+is_scaled = True
+least_width_px, most_width_px = 0.0, 24.0
+CLOSING_PX = 3
 
 Grey = npt.NDArray[np.uint8]  # (H, W)
 Counts = npt.NDArray[np.int32]
+Box = tuple[slice, slice]
+_TILE_PX = 640
 _BAND_ROWS = 16  # rows of patches at a time: bounds the memory of the histograms
 _TABLE_ENTRIES = 1 << 16  # of the pair tables that are made at once: they fit the cache
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes that follow the width of the defects.
+
+    patch_px, stride_px: of the local thresholds; a patch must show defect and background, so it
+        is some times as wide as the defect. The paper's 32 and 8 leave more gaps and take three
+        times as long. patch_px is a multiple of stride_px.
+    reach_px: a dark pixel belongs to heat at most this far away.
+    smoothing_px: diameter of the bilateral filter before; 1 = none.
+    """
+
+    patch_px: int = 64
+    stride_px: int = 16
+    reach_px: int = 3
+    smoothing_px: int = 5
 
 
 def refine(
@@ -34,31 +62,78 @@ def refine(
     *,
     threshold: float,
     min_area_px: int,
-    patch_px: int = 64,
-    stride_px: int = 16,
-    reach_px: int = 3,
-    smoothing_px: int = 5,
-    closing_px: int = 3,
+    closing_px: int | None = None,
+    width_px: float | None = None,
 ) -> Mask:
-    """Keep the locally dark pixels near heat above `threshold`, close gaps, drop small regions.
+    """Keep the locally dark pixels near heat above `threshold`, close gaps, drop small regions."""
+    mask = prepare(image, heat, width_px=width_px)(threshold)
+    return finish(mask, closing_for(width_px) if closing_px is None else closing_px, min_area_px)
 
-    patch_px, stride_px: of the local thresholds; a patch must show defect and background, so it
-        is some times as wide as the defect. The paper's 32 and 8 leave more gaps and take three
-        times as long. patch_px is a multiple of stride_px.
-    reach_px: a dark pixel belongs to heat at most this far away.
-    smoothing_px: diameter of the bilateral filter before; 1 = none.
-    closing_px: diameter of the closing after; 1 = none.
+
+def prepare(
+    image: Image, heat: HeatMap, *, width_px: float | None = None, scale: Scale | None = None
+) -> Cut:
+    """Return the cut at a threshold; what is dark is computed once for the largest of them.
+
+    scale: the sizes; None = those that suit the width.
     """
-    located = _near(heat > threshold, reach_px)
-    if not located.any():
+    sizes = scale_for(width_px) if scale is None else scale
+    dark = {tile: _Dark(image, sizes) for tile in _tiles(heat.shape)}
+
+    def cut(threshold: float) -> Mask:
+        located = _near(np.asarray(heat > threshold), sizes.reach_px)
+        for (top, left), dark_there in dark.items():
+            part = located[top : top + _TILE_PX, left : left + _TILE_PX]
+            if part.any():
+                box = _box(part, top, left)
+                located[box] &= dark_there.within(box)
         return located
-    rows, columns = _box(located, margin_px=patch_px, step_px=stride_px)
-    part = np.ascontiguousarray(image[rows, columns])
-    if smoothing_px > 1:
-        part = cv2.bilateralFilter(part, smoothing_px, sigmaColor=120, sigmaSpace=120)
-    grey = np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-    located[rows, columns] &= local_dark(grey, patch_px=patch_px, stride_px=stride_px)
-    return drop_small(close(located, closing_px), min_area_px)
+
+    return cut
+
+
+def scale_for(width_px: float | None) -> Scale:
+    """Return the sizes that suit defects of this width: patches eight times as wide, from 64 px."""
+    if width_px is None:
+        return Scale()
+    stride_px = scaled(2 * width_px, 16, 64)
+    smoothing_px = scaled(width_px, 5, 9) | 1
+    return Scale(4 * stride_px, stride_px, scaled(width_px, 3, 12), smoothing_px)
+
+
+def closing_for(width_px: float | None) -> int:
+    """Return the width, odd, from 3 to 9; CLOSING_PX for None."""
+    return CLOSING_PX if width_px is None else scaled(width_px, 3, 9) | 1
+
+
+class _Dark:
+    """What is locally dark in an image; remembers the last part that it computed."""
+
+    def __init__(self, image: Image, scale: Scale) -> None:
+        self._image = image
+        self._scale = scale
+        self._known: tuple[Box, Mask] | None = None
+
+    def within(self, box: Box) -> Mask:
+        if self._known is None or not _covers(self._known[0], box):
+            self._known = box, self._compute(box)
+        known, dark = self._known
+        return dark[_relative(box, known)]
+
+    def _compute(self, box: Box) -> Mask:
+        """See the box with a margin, on the grid of strides: as in the whole image."""
+        margin_px = self._scale.patch_px + self._scale.smoothing_px
+        rows, columns = (
+            _widened(side, margin_px, self._scale.stride_px, side_px)
+            for side, side_px in zip(box, self._image.shape, strict=False)
+        )
+        part = np.ascontiguousarray(self._image[rows, columns])
+        diameter_px = self._scale.smoothing_px
+        if diameter_px > 1:
+            part = cv2.bilateralFilter(part, diameter_px, sigmaColor=120, sigmaSpace=120)
+        grey = np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+        dark = local_dark(grey, patch_px=self._scale.patch_px, stride_px=self._scale.stride_px)
+        return dark[_relative(box, (rows, columns))]
 
 
 def local_dark(grey: Grey, *, patch_px: int = 64, stride_px: int = 16) -> Mask:
@@ -183,14 +258,34 @@ def _near(mask: Mask, reach_px: int) -> Mask:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), element), dtype=bool)
 
 
-def _box(mask: Mask, *, margin_px: int, step_px: int) -> tuple[slice, slice]:
-    """Bound what is True, with a margin, on the grid of blocks: patches see what they saw."""
+def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield the upper left corners of tiles: of a large image only those with heat are seen."""
+    height_px, width_px = shape
+    return itertools.product(range(0, height_px, _TILE_PX), range(0, width_px, _TILE_PX))
+
+
+def _box(part: Mask, top: int, left: int) -> Box:
+    """Bound what is True in the part that starts at (top, left) of the image."""
+    rows, columns = (np.flatnonzero(part.any(axis=1 - axis)) for axis in (0, 1))
     return (
-        _span(np.flatnonzero(mask.any(axis=1)), margin_px, step_px),
-        _span(np.flatnonzero(mask.any(axis=0)), margin_px, step_px),
+        slice(top + int(rows[0]), top + int(rows[-1]) + 1),
+        slice(left + int(columns[0]), left + int(columns[-1]) + 1),
     )
 
 
-def _span(places: npt.NDArray[np.intp], margin_px: int, step_px: int) -> slice:
-    start = max(0, int(places[0]) - margin_px) // step_px * step_px
-    return slice(start, -(-(int(places[-1]) + 1 + margin_px) // step_px) * step_px)
+def _widened(side: slice, margin_px: int, step_px: int, side_px: int) -> slice:
+    start = max(0, side.start - margin_px) // step_px * step_px
+    stop = -(-(side.stop + margin_px) // step_px) * step_px
+    return slice(start, min(stop, side_px))
+
+
+def _relative(inner: Box, outer: Box) -> Box:
+    rows, columns = (
+        slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True)
+    )
+    return rows, columns
+
+
+def _covers(outer: Box, inner: Box) -> bool:
+    pairs = zip(outer, inner, strict=True)
+    return all(o.start <= i.start and i.stop <= o.stop for o, i in pairs)

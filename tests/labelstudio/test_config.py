@@ -78,15 +78,22 @@ def test_settings_of_the_label_win_over_those_of_the_control():
             '<Label value="crack" model_threshold="0.4" model_refine="fusion"/>'
             '<Label value="rust" model_score_threshold="0.9"/>',
             'model_threshold="0.7" model_iterations="2" model_min_area_px="50" '
-            'model_pipeline="advcam" model_output="brush"',
+            'model_pipeline="advcam" model_output="brush" model_closing_px="9"',
         )
     )
     crack, rust = found.settings["crack"], found.settings["rust"]
-    assert crack.spec == ClassSpec("crack", "fusion", iterations=2, threshold=0.4, min_area_px=50)
-    assert rust.spec == ClassSpec("rust", None, iterations=2, threshold=0.7, min_area_px=50)
+    common = {"iterations": 2, "min_area_px": 50, "closing_px": 9, "pipeline": "advcam"}
+    assert crack.spec == ClassSpec("crack", "fusion", threshold=0.4, **common)
+    assert rust.spec == ClassSpec("rust", None, threshold=0.7, **common)
     assert (crack.score_threshold, rust.score_threshold) == (None, 0.9)
-    assert (crack.pipeline, crack.output) == ("advcam", "brush")
+    assert crack.output == "brush"
     assert found.specs == (crack.spec, rust.spec)
+
+
+def test_each_class_names_its_own_pipeline():
+    labels = '<Label value="crack" model_pipeline="segmenter"/><Label value="rust"/>'
+    found = config.parse(brush(labels, 'model_pipeline="auto"'))
+    assert [spec.pipeline for spec in found.specs] == ["segmenter", "auto"]
 
 
 def test_settings_of_the_brush_win_over_those_of_the_polygon():
@@ -118,6 +125,8 @@ def test_model_output_chooses_the_control():
         ("model_iterations", "0", "1 to 100"),
         ("model_iterations", "2.5", "1 to 100"),
         ("model_min_area_px", "-1", "from 0"),
+        ("model_closing_px", "-1", "0 to 1000"),
+        ("model_closing_px", "1001", "0 to 1000"),
         ("model_refine", "magic", "one of .*fusion"),
         ("model_pipeline", "magic", "one of .*advcam"),
         ("model_output", "polygon", "one of brush"),

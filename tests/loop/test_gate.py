@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 
 from backend.loop import gate
-from backend.loop.gate import TaskScore, correction_cost_s, is_validation, judge
-from models.base import Mask
-from models.metrics import outline_px
+from backend.loop.gate import TaskScore, choose, is_validation, judge
 from tests.loop.making import box
 
-NOTHING = np.zeros((400, 400), dtype=bool)
 BLOB = box(100, 100, 200, 200)
 
 
@@ -115,50 +112,10 @@ def test_the_verdict_depends_on_the_seed_alone_and_is_json() -> None:
     assert set(verdict.as_json()) == {"promote", "reason", "figures"}
 
 
-def test_a_right_proposal_costs_nothing() -> None:
-    assert correction_cost_s(BLOB, BLOB) == 0
-    assert correction_cost_s(NOTHING, NOTHING) == 0
-    assert correction_cost_s(BLOB, box(102, 100, 200, 202)) == 0  # within the tolerance
-
-
-def test_costs_follow_the_stated_formula() -> None:
-    draw = 2.0 + 0.01 * (4 * 100 - 4) * 1000 / 400
-    assert outline_px(BLOB) == 396
-    assert correction_cost_s(NOTHING, BLOB) == pytest.approx(draw)
-    assert correction_cost_s(BLOB, NOTHING) == pytest.approx(2.0)  # one region is deleted
-    extra = box(300, 300, 310, 310)
-    erase = 2.0 + 0.01 * 36 * 1000 / 400
-    assert correction_cost_s(BLOB | extra, BLOB) == pytest.approx(erase)
-
-
-def test_costs_grow_with_what_is_wrong_up_to_drawing_anew() -> None:
-    scratch = correction_cost_s(NOTHING, BLOB)
-    costs = [correction_cost_s(box(100, 100, 200, right), BLOB) for right in (190, 160, 120)]
-    assert costs == sorted(costs) and costs[0] < costs[-1] <= scratch + gate.REGION_S
-    chaos = np.random.default_rng(0).random(BLOB.shape) > 0.9
-    assert correction_cost_s(chaos, BLOB) == pytest.approx(scratch + gate.REGION_S)
-
-
-def test_the_same_surface_photographed_finer_costs_the_same() -> None:
-    def doubled(mask: Mask) -> Mask:
-        return mask.repeat(2, axis=0).repeat(2, axis=1)
-
-    coarse, fine = (
-        correction_cost_s(NOTHING, BLOB),
-        correction_cost_s(doubled(NOTHING), doubled(BLOB)),
-    )
-    assert fine == pytest.approx(coarse, rel=0.01)
-
-
 def test_scores_name_their_task_and_measure_both_ways() -> None:
     found = gate.score("7.jpg", "crack", BLOB, box(100, 101, 200, 201))
     assert (found.task, found.class_name, found.cost_s, found.f) == ("7.jpg", "crack", 0.0, 0.85)
     assert found.f_strict == pytest.approx(0.99)
-
-
-def test_masks_of_different_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be compared"):
-        correction_cost_s(BLOB, BLOB[:-1])
 
 
 def test_an_accepted_proposal_gives_its_own_version_no_head_start() -> None:
@@ -168,3 +125,79 @@ def test_an_accepted_proposal_gives_its_own_version_no_head_start() -> None:
     assert after.f_strict < before.f_strict == 1.0
     assert (after.cost_s, after.f) == (before.cost_s, before.f)
     assert gate.score("7.jpg", "crack", box(150, 150, 400, 400), accepted).cost_s > 0
+
+
+def both(cost_s: float, f: float, rust_cost_s: float, rust_f: float) -> list[TaskScore]:
+    """Twelve tasks with a crack and rust each."""
+    return many(cost_s=cost_s, f=f) + many(cost_s=rust_cost_s, f=rust_f, class_name="rust")
+
+
+CHAMPION = both(20.0, 0.6, 20.0, 0.6)
+MIXED = both(10.0, 0.7, 24.0, 0.5)  # better on cracks, worse on rust
+
+
+def test_a_class_that_got_worse_stays_the_champions() -> None:
+    choice = choose(CHAMPION, MIXED, separable=("crack", "rust"), seed=0)
+    assert choice.verdict.promote and choice.kept == ("rust",)
+    assert choice.verdict.reason.startswith("keeps the champion's rust; costs no more in 100%")
+    figures = choice.verdict.figures
+    assert figures["challenger"]["f_by_class"] == pytest.approx({"crack": 0.7, "rust": 0.6})
+    assert figures["kept"] == ["rust"] and set(figures["by_class"]) == {"crack", "rust"}
+    assert "rust lost more than 0.05" in figures["whole"]
+    assert json.loads(json.dumps(choice.verdict.as_json())) == choice.verdict.as_json()
+
+
+def test_a_version_that_would_pass_as_a_whole_still_leaves_its_worse_class() -> None:
+    challenger = both(5.0, 0.7, 22.0, 0.58)
+    assert judge(CHAMPION, challenger, seed=0).promote
+    assert choose(CHAMPION, challenger, separable=("crack", "rust"), seed=0).kept == ("rust",)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "promote"),
+    [(both(10.0, 0.7, 10.0, 0.7), True), (both(30.0, 0.5, 30.0, 0.5), False)],
+)
+def test_better_or_worse_in_all_classes_is_judged_as_a_whole(
+    challenger: list[TaskScore], promote: bool
+) -> None:
+    choice = choose(CHAMPION, challenger, separable=("crack", "rust"), seed=0)
+    assert choice == gate.Choice(judge(CHAMPION, challenger, seed=0))
+    assert choice.verdict.promote is promote
+
+
+def test_only_what_can_be_separated_is() -> None:
+    for separable in ((), ("crack",)):
+        choice = choose(CHAMPION, MIXED, separable=separable, seed=0)
+        assert choice == gate.Choice(judge(CHAMPION, MIXED, seed=0))
+        assert not choice.verdict.promote
+
+
+def test_a_class_is_judged_alone_on_enough_tasks_of_its_own() -> None:
+    def few(scores: list[TaskScore], count: int) -> list[TaskScore]:
+        return scores[: 12 + count]
+
+    enough, too_few = (
+        choose(few(CHAMPION, n), few(MIXED, n), separable=("crack", "rust"), seed=0) for n in (5, 4)
+    )
+    assert enough.kept == ("rust",)
+    assert too_few == gate.Choice(judge(few(CHAMPION, 4), few(MIXED, 4), seed=0))
+
+
+def test_a_first_version_and_broken_figures_keep_nothing() -> None:
+    assert choose(None, MIXED, separable=(), seed=0).verdict == judge(None, MIXED, seed=0)
+    broken = [*MIXED[:-1], one("t11", f=math.nan, class_name="rust")]
+    choice = choose(CHAMPION, broken, separable=("crack", "rust"), seed=0)
+    assert not choice.verdict.promote and choice.kept == ()
+
+
+def test_a_class_that_only_the_challenger_knows_stays_with_it() -> None:
+    """The champion was scored with nothing proposed; it has no part to take over."""
+    choice = choose(CHAMPION, MIXED, separable=("crack",), seed=0)
+    assert choice.kept == ()
+
+
+def test_a_mixture_that_does_not_pass_falls_back_to_the_whole() -> None:
+    """A broken figure of the champion would be taken over with its class."""
+    champion = [*CHAMPION[:-1], one("t11", f=math.nan, class_name="rust")]
+    choice = choose(champion, MIXED, separable=("crack", "rust"), seed=0)
+    assert choice == gate.Choice(judge(champion, MIXED, seed=0))

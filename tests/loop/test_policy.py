@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from backend.loop.policy import PolicyState, decide, snapshot_digest, trainable_classes
+from backend.loop.policy import (
+    PolicyState,
+    Start,
+    StartState,
+    choose_start,
+    decide,
+    snapshot_digest,
+    trainable_classes,
+)
 from backend.records import VerifiedMask
 from tests.loop.making import NOON, weak_label
 
@@ -116,3 +124,57 @@ def test_the_digest_sees_every_field_and_every_repetition() -> None:
     assert snapshot_digest([], [EMPTY_MASK]) != snapshot_digest(
         [], [replace(EMPTY_MASK, rle=b"\x01")]
     )
+
+
+def start(**changes: Any) -> Start:
+    values: dict[str, Any] = {
+        "number": 3,
+        "classes": frozenset({"rust", "crack"}),
+        "encoder": "resnet18",
+        "labels": 200,
+        "champion_classes": frozenset({"crack", "rust"}),
+        "champion_encoder": "resnet18",
+        "champion_labels": 100,
+    }
+    return choose_start(StartState(**{**values, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "warm", "reason"),
+    [
+        ({}, True, "200 labels now, 100 when it trained"),
+        ({"labels": 90}, True, "90 labels now, 100 when it trained"),
+        ({"labels": 201}, False, "201 labels now, 100 when the champion trained"),
+        ({"champion_labels": 0}, False, "200 labels now, 0 when the champion trained"),
+        (
+            {"champion_labels": None},
+            False,
+            "200 labels now, an unknown number when the champion trained",
+        ),
+        ({"number": 5}, False, "version 5: every 5th starts afresh"),
+        ({"number": 10}, False, "version 10: every 5th starts afresh"),
+        ({"number": 6}, True, "200 labels now, 100 when it trained"),
+        (
+            {"classes": frozenset({"crack"})},
+            False,
+            "the classes have changed from crack, rust to crack",
+        ),
+        (
+            {"encoder": "resnet34"},
+            False,
+            "the encoder has changed from resnet18 to resnet34",
+        ),
+        (
+            {"champion_encoder": None},
+            False,
+            "the encoder has changed from an unknown one to resnet18",
+        ),
+        (
+            {"champion_classes": None, "champion_labels": None, "champion_encoder": None},
+            False,
+            "there is no version to start from",
+        ),
+    ],
+)
+def test_where_a_training_starts(changes: dict[str, Any], warm: bool, reason: str) -> None:
+    assert start(**changes) == Start(warm, reason)

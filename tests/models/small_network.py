@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from models.networks.unet import TruncatedUNet
 
 
-def small_network(seed: int = 0, encoder: str = "resnet18", classes: int = 1) -> TruncatedUNet:
+def small_network(
+    seed: int = 0, encoder: str = "resnet18", classes: int = 1, stages: int = 2
+) -> TruncatedUNet:
     """Random weights, batch-norm statistics as after training, scores balanced around zero."""
-    return copy.deepcopy(_small_network(seed, encoder, classes))
+    return copy.deepcopy(_small_network(seed, encoder, classes, stages))
 
 
 @cache
-def _small_network(seed: int, encoder: str, classes: int) -> TruncatedUNet:
+def _small_network(seed: int, encoder: str, classes: int, stages: int) -> TruncatedUNet:
     torch.manual_seed(seed)
-    network = TruncatedUNet(encoder, (8, 8), classes=classes)
+    network = TruncatedUNet(encoder, (8,) * stages, classes=classes)
     pictures = torch.rand(4, 3, 48, 48)
     with torch.no_grad():
         for _ in range(30):
@@ -32,12 +34,16 @@ def _small_network(seed: int, encoder: str, classes: int) -> TruncatedUNet:
 
 
 class Brightness(TruncatedUNet):
-    """Score = brightness - 0.5 of the pixel itself; positive = brighter than mid grey."""
+    """Score = brightness - 0.5 of the pixel itself; positive = brighter than mid grey.
 
-    def __init__(self) -> None:
-        super().__init__("resnet18", (2, 2))
+    A second class is its opposite: darkness.
+    """
+
+    def __init__(self, classes: int = 1) -> None:
+        super().__init__("resnet18", (2, 2), classes=classes)
         with torch.no_grad():
-            self.head.weight.copy_(torch.tensor([1.0, -1.0]).view(1, 2, 1, 1))
+            rows = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])[:classes]
+            self.head.weight.copy_(rows.view(classes, 2, 1, 1))
         self.seen: list[tuple[int, int]] = []
 
     @property

@@ -2,113 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
 import models.base
-from models import calibration
+from models import saving
 from models.base import (
     ClassSpec,
-    HeatMap,
     Image,
-    Mask,
     NotEnoughLabels,
     Progress,
     Sample,
-    TaskProposal,
     WeakPoint,
 )
+from models.confidence import Confidence
 from models.metrics import f_measure
 from models.pipelines import advcam
 from models.pipelines.advcam import AdvCam, AdvCamFitted
-from models.training import PROFILES
-
-PROFILE = replace(
-    PROFILES["cpu"],
-    decoder_widths=(8, 8),
-    crop_px=24,
-    batch=8,
-    max_steps=60,
-    warm_steps=20,
-    learning_rate=4e-3,
-    tile_px=64,
-    bf16=False,
-)
-CRACK = ClassSpec("crack")
-SIZE = 72
-
-
-def surface(seed: int, cracked: bool = True) -> tuple[Image, Mask]:
-    """Grey noise with a dark crooked line, or without."""
-    rng = np.random.default_rng(seed)
-    noise = rng.normal(150, 12, (SIZE, SIZE, 1)).repeat(3, axis=2).astype(np.float32)
-    image = np.clip(cv2.GaussianBlur(noise, (0, 0), 0.8), 0, 255).astype(np.uint8)
-    line = np.zeros((SIZE, SIZE), np.uint8)
-    if cracked:
-        xs = np.linspace(4, SIZE - 5, 5)
-        ys = np.cumsum(rng.normal(0, 6, 5)) + rng.uniform(20, 52)
-        corners = np.stack((xs, ys), axis=1).round().astype(np.int32)
-        cv2.polylines(line, [corners.reshape(-1, 1, 2)], isClosed=False, color=1, thickness=2)
-    image[line > 0] = 50
-    return image, line > 0
-
-
-def clicked(seed: int, *, cracked: bool = True, verified: bool = False) -> Sample:
-    image, truth = surface(seed, cracked)
-    rng = np.random.default_rng(seed)
-    around = cv2.dilate(truth.astype(np.uint8), np.ones((27, 27), np.uint8))
-    points = [
-        WeakPoint("crack", float(x), float(y), positive)
-        for places, positive in ((np.argwhere(truth), True), (np.argwhere(around == 0), False))
-        for y, x in rng.permutation(places)[:4]
-    ]
-    masks: dict[str, Callable[[], Mask]] = {"crack": lambda: truth} if verified else {}
-    return Sample(f"task-{seed}", lambda: image, tuple(points), masks)
-
-
-SAMPLES = [clicked(seed) for seed in range(10)]
-
-
-def fit(
-    samples: list[Sample] = SAMPLES,
-    *,
-    specs: tuple[ClassSpec, ...] = (CRACK,),
-    profile: models.base.Profile = PROFILE,
-    report: models.base.Report = lambda _: None,
-    warm_start: models.base.Fitted | None = None,
-) -> AdvCamFitted:
-    return AdvCam().fit(
-        samples,
-        specs=specs,
-        profile=profile,
-        seed=0,
-        device="cpu",
-        report=report,
-        warm_start=warm_start,
-    )
+from models.training import TrainingDiverged
+from tests.models.surfaces import CRACK, PROFILE, SAMPLES, SIZE, fit, same, surface
 
 
 @pytest.fixture(scope="module")
 def fitted() -> AdvCamFitted:
     return fit()
-
-
-def same(a: TaskProposal, b: TaskProposal) -> bool:
-    pairs = zip(a.proposals, b.proposals, strict=True)
-    return (
-        all(np.array_equal(p.mask, q.mask) and p.score == q.score for p, q in pairs)
-        and np.array_equal(a.evidence.tile_probs, b.evidence.tile_probs)
-        and np.array_equal(a.evidence.embedding, b.evidence.embedding)
-        and a.evidence.stats == b.evidence.stats
-    )
 
 
 def test_the_registry_knows_it() -> None:
@@ -239,8 +163,7 @@ def test_metrics_are_json_and_broken_weights_are_not_saved(
 ) -> None:
     json.dumps(fitted.metrics, allow_nan=False)
     model = fitted.models["crack"]
-    network = advcam._warm_network(fitted, "crack", fitted.geometry)
-    assert network is not None
+    network = copy.deepcopy(model.network)
     with torch.no_grad():
         network.head.weight[0] = float("inf")
     broken = AdvCamFitted(fitted.geometry, [replace(model, network=network)], {}, "cpu")
@@ -251,99 +174,72 @@ def test_metrics_are_json_and_broken_weights_are_not_saved(
 
 def test_a_folder_of_another_format_is_refused(fitted: AdvCamFitted, tmp_path: Path) -> None:
     fitted.save(tmp_path)
-    file = tmp_path / advcam.SETTINGS_FILE
+    file = tmp_path / saving.SETTINGS_FILE
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
-    with pytest.raises(ValueError, match="format 99, not 'advcam' format 1"):
+    with pytest.raises(ValueError, match="format 99, not 'advcam' format 1 or 2; load it with"):
         AdvCam().load(tmp_path, device="cpu")
 
 
-class TestCalibration:
-    """Choosing how heat becomes a mask, on heat maps that are made up."""
+def test_versions_of_the_first_format_still_load(fitted: AdvCamFitted, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    file = tmp_path / saving.SETTINGS_FILE
+    about = json.loads(file.read_text())
+    settings = about["classes"][0]["settings"]
+    old = {key: settings[key] for key in ("refine", "iterations", "threshold", "min_area_px")}
+    about |= {"format": 1, "classes": [{"name": "crack", **old}]}
+    file.write_text(json.dumps(about))
+    loaded = AdvCam().load(tmp_path, device="cpu")
+    image, _ = surface(100)
+    assert same(loaded.propose(image, specs=[CRACK]), fitted.propose(image, specs=[CRACK]))
 
-    @staticmethod
-    def cases(present: int, absent: int = 0) -> list[Sample]:
-        seeds = range(200, 200 + present)
-        shown = [clicked(seed, verified=True) for seed in seeds]
-        return shown + [clicked(300 + n, cracked=False, verified=True) for n in range(absent)]
 
-    @staticmethod
-    def band(image: Image, iterations: int) -> HeatMap:
-        """A band around the dark line; a climb makes it wider."""
-        dark = (image.max(axis=2) < 70).astype(np.uint8)
-        side = 9 * iterations
-        wide = cv2.dilate(dark, np.ones((side, side), np.uint8))
-        return np.asarray(wide * 0.9, dtype=np.float32)
+def test_regions_are_the_parts_of_the_mask(fitted: AdvCamFitted, tmp_path: Path) -> None:
+    image, _ = surface(100)
+    sure = Confidence((0, 0, 0, 0), (1, 1, 1, 1), (1.0, 2.0, 0.1, 0.5), -2.0)
+    model = replace(fitted.models["crack"], confidence=sure)
+    made = AdvCamFitted(fitted.geometry, [model], {}, "cpu")
+    proposal = made.propose(image, specs=[CRACK]).proposals[0]
+    assert sum(region.area_px for region in proposal.regions) == proposal.mask.sum() > 0
+    assert all(0 < region.confidence < 1 for region in proposal.regions)
+    plain = fitted.propose(image, specs=[CRACK]).proposals[0].regions
+    assert [r.confidence for r in plain] != [r.confidence for r in proposal.regions]
+    made.save(tmp_path)
+    loaded = AdvCam().load(tmp_path, device="cpu")
+    assert loaded.propose(image, specs=[CRACK]).proposals[0].regions == proposal.regions
 
-    def test_masks_overrule_a_rule_that_does_not_fit(self) -> None:
-        spec = ClassSpec("joint")  # not a name of the list, so the rule says threshold
-        assert calibration.default_settings(spec).refine == "threshold"
-        chosen, table = calibration.calibrate(self.cases(6, 2), spec, self.band)
-        assert (chosen.refine, table["chosen_by"]) == ("threshold", "rule")  # no masks of it
-        crack = ClassSpec("crack", min_area_px=10)
-        rule = calibration.default_settings(replace(crack, refine="threshold"))
-        samples = self.cases(6, 2)
-        chosen, table = calibration.calibrate(samples, replace(crack, threshold=0.3), self.band)
-        assert chosen.refine == "fusion"
-        by_threshold = [row for row in table["tried"] if row["refine"] == rule.refine]
-        assert table["f1_2px"] > max(row["f1_2px"] for row in by_threshold) + 0.1
-        assert table["masks_with_class"] == 6
 
-    def test_few_masks_decide_nothing(self) -> None:
-        few = self.cases(calibration.LEAST_MASKS - 1, absent=2)
-        chosen, table = calibration.calibrate(few, CRACK, self.band)
-        assert chosen == calibration.default_settings(CRACK)
-        assert "3 verified masks show 'crack'; 4 are needed" in table["why"]
+def test_each_image_is_decoded_once_for_all_classes() -> None:
+    decoded: list[str] = []
 
-    def test_what_the_spec_fixes_stays(self) -> None:
-        spec = ClassSpec("crack", refine="threshold", iterations=1, threshold=0.7, min_area_px=3)
-        chosen, _ = calibration.calibrate(self.cases(4), spec, self.band)
-        assert (chosen.refine, chosen.iterations) == ("threshold", 1)
-        assert (chosen.threshold, chosen.min_area_px) == (0.7, 3)
+    def counted(sample: Sample) -> Sample:
+        def load() -> Image:
+            decoded.append(sample.key)
+            return sample.load()
 
-    @pytest.mark.parametrize(("helps", "iterations"), [(False, 1), (True, 2)])
-    def test_a_climb_is_kept_only_where_it_helps(self, helps: bool, iterations: int) -> None:
-        def heat_of(image: Image, iterations: int) -> HeatMap:
-            heat = self.band(image, 1)
-            if helps and iterations == 1:
-                heat[:, SIZE // 2 :] = 0
-            return heat
+        points = [replace(point, class_name=name) for name in "ab" for point in sample.points]
+        return Sample(sample.key, load, tuple(points))
 
-        for spec in (CRACK, ClassSpec("crack", refine="threshold")):  # rules with 1 and 2
-            chosen, _ = calibration.calibrate(self.cases(5), spec, heat_of)
-            assert chosen.iterations == iterations
+    brief = replace(PROFILE, max_steps=1)
+    fit([counted(s) for s in SAMPLES], specs=(ClassSpec("a"), ClassSpec("b")), profile=brief)
+    assert sorted(decoded) == sorted(sample.key for sample in SAMPLES)
 
-    def test_heat_is_computed_once_per_image_and_iterations(self) -> None:
-        asked: list[tuple[int, int]] = []
 
-        def counting(image: Image, iterations: int) -> HeatMap:
-            asked.append((id(image), iterations))
-            return self.band(image, iterations)
+def test_one_click_of_each_sign_in_a_picture_smaller_than_the_crop_is_enough_to_start() -> None:
+    image = surface(1)[0][:20, :15]
+    points = (WeakPoint("crack", 3, 3, True), WeakPoint("crack", 14, 19, False))
+    only = Sample("1", lambda: image, points)
+    version = fit([only], profile=replace(PROFILE, crop_px=16, max_steps=3))
+    figures = version.metrics["classes"]["crack"]
+    assert (figures["positive_points"], figures["negative_points"]) == (1, 1)
+    assert figures["f_measure"] is None
+    assert version.propose(image, specs=[CRACK]).proposals[0].mask.shape == (20, 15)
 
-        calibration.calibrate(self.cases(calibration.MOST_PRESENT + 5), CRACK, counting)
-        assert len(asked) == len(set(asked)) == 2 * calibration.MOST_PRESENT
 
-    def test_large_images_are_cut_around_the_defect(self) -> None:
-        truth = np.zeros((1500, 3000), bool)
-        truth[1400:1410, 2900:2950] = True
-        image = np.zeros((1500, 3000, 3), np.uint8)
-        large = Sample("1", lambda: image, (), {"crack": lambda: truth})
-        case = calibration.select([large], "crack", ())[0]
-        assert case.image.shape == (calibration.SIDE_PX, calibration.SIDE_PX, 3)
-        assert case.truth.sum() == truth.sum()
-
-    def test_unseen_samples_are_looked_at_first(self) -> None:
-        many = self.cases(calibration.MOST_PRESENT + 4)
-        unseen = [sample.key for sample in many[-4:]]
-        chosen = calibration.select(many, "crack", unseen)
-        wanted = {sample.load().tobytes() for sample in many[-4:]}
-        assert {case.image.tobytes() for case in chosen[:4]} == wanted
-
-    @pytest.mark.parametrize(
-        ("name", "method", "iterations"),
-        [("Crack", "fusion", 1), ("Hairline fissure", "fusion", 1), ("rust", "threshold", 2)],
-    )
-    def test_the_rule_goes_by_names_of_thin_dark_defects(
-        self, name: str, method: str, iterations: int
-    ) -> None:
-        rule = calibration.default_settings(ClassSpec(name))
-        assert (rule.refine, rule.iterations) == (method, iterations)
+def test_a_damaged_version_to_start_from_is_named_at_once(fitted: AdvCamFitted) -> None:
+    network = copy.deepcopy(fitted.models["crack"].network)
+    with torch.no_grad():
+        network.head.weight[0] = float("nan")
+    broken = replace(fitted.models["crack"], network=network)
+    start = AdvCamFitted(fitted.geometry, [broken], {}, "cpu")
+    with pytest.raises(TrainingDiverged, match="train on without warm start"):
+        fit(warm_start=start)

@@ -8,6 +8,7 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM
 from torch import Tensor, nn
 
 from models.attribution import cam, grad_cam, grad_cam_plus_plus, sigmoid_grad_cam_plus_plus
+from tests.models.small_network import small_network
 
 HEADS = ("pooled", "dense")
 Score = Callable[[Tensor], Tensor]
@@ -139,7 +140,7 @@ def test_weights_that_fit_no_head_are_refused_with_both_shapes() -> None:
 
 
 class Toy(nn.Module):
-    """Features as they come, pooling, two weighted outputs."""
+    """Features as they come, one output: pooled and weighted, or flattened and weighted."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -148,8 +149,9 @@ class Toy(nn.Module):
         self.weight = nn.Parameter(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        logit = self.features(x).mean(dim=(2, 3)) @ self.weight
-        return logit.unsqueeze(1)
+        features = self.features(x)
+        pooled = features.mean(dim=(2, 3)) if self.weight.ndim == 1 else features
+        return (pooled.flatten(1) @ self.weight.flatten()).unsqueeze(1)
 
 
 def by_library(method: type, features: Tensor, weight: Tensor) -> Tensor:
@@ -164,34 +166,62 @@ def to_min_max(maps: Tensor) -> Tensor:
     return ((maps - low) / (maps - low).amax(dim=(1, 2), keepdim=True)).float()
 
 
-@pytest.mark.parametrize("method", [GradCAM, HiResCAM])
-def test_equals_the_library(method: type) -> None:
-    features, weight = example("pooled", size=8)
-    got = to_min_max(grad_cam(features, weight) * 1e3)
-    torch.testing.assert_close(by_library(method, features, weight), got, atol=1e-4, rtol=0)
+@pytest.mark.parametrize(
+    "head, ours, library",
+    [
+        ("pooled", grad_cam, GradCAM),
+        ("pooled", grad_cam, HiResCAM),
+        ("dense", grad_cam, GradCAM),
+        ("dense", cam, HiResCAM),
+    ],
+)
+def test_equals_the_library(
+    head: str, ours: Callable[[Tensor, Tensor], Tensor], library: type
+) -> None:
+    features, weight = example(head, size=8)
+    got = to_min_max(ours(features, weight) * 1e3)
+    torch.testing.assert_close(by_library(library, features, weight), got, atol=1e-4, rtol=0)
 
 
-def test_plus_plus_equals_the_library_where_its_epsilon_is_small() -> None:
-    features, weight = example("pooled", size=2)
+def test_equals_the_library_on_the_network_itself() -> None:
+    network, x = small_network(), torch.rand(2, 3, 32, 40)
+    outputs = nn.Sequential(network, nn.Unflatten(0, (-1, 1)))  # the library wants (B, classes)
+    with GradCAM(model=outputs, target_layers=[network.decoder[-1]]) as explain:
+        expected = torch.from_numpy(explain(input_tensor=x, targets=None))
+    with torch.no_grad():
+        got = cam(network.features(x), network.head.weight.flatten())
+        torch.testing.assert_close(got, network.score_map(x)[:, 0].relu(), atol=1e-5, rtol=1e-4)
+    assert (got > 0).any() and (got == 0).any()
+    torch.testing.assert_close(to_min_max(got), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_plus_plus_equals_the_library_where_its_epsilon_is_small(head: str) -> None:
+    features, weight = example(head, size=2)
     weight = weight * 20
     got = to_min_max(grad_cam_plus_plus(features, weight))
     expected = by_library(GradCAMPlusPlus, features, weight)
     torch.testing.assert_close(expected, got, atol=1e-3, rtol=0)
 
 
-def test_plus_plus_is_the_formula_where_the_librarys_epsilon_swallows_it() -> None:
-    """At 64 x 64 pixels (w / HW)^2 is far below 1e-6 and the library's weights become w^3."""
-    features, weight = example("pooled", size=64, batch=1)
-    swallowed = to_min_max((features * weight.relu().pow(3).view(1, -1, 1, 1)).sum(dim=1))
+@pytest.mark.parametrize("head, size, scale", [("pooled", 64, 1.0), ("dense", 8, 1e-4)])
+def test_plus_plus_is_the_formula_where_the_librarys_epsilon_swallows_it(
+    head: str, size: int, scale: float
+) -> None:
+    """Where g^2, as (w / HW)^2 at 64 x 64, is far below 1e-6 the library's weights become g^3."""
+    features, weight = example(head, size=size, batch=1)
+    features, weight = features.float(), weight.float() * scale
+    features.requires_grad_()
+    (gradient,) = torch.autograd.grad(logit(features[0], weight), features)
+    features = features.detach()
+    cubed = gradient.double().relu().pow(3).sum(dim=(2, 3), keepdim=True)
     library = by_library(GradCAMPlusPlus, features, weight)
-    torch.testing.assert_close(library, swallowed, atol=1e-2, rtol=0)
+    swallowed = to_min_max((features * cubed).sum(dim=1))
+    torch.testing.assert_close(library, swallowed, atol=2e-2, rtol=0)
 
-    scaled = features.float().requires_grad_()
-    (gradient,) = torch.autograd.grad(logit(scaled[0], weight.float()), scaled)
-    g = gradient * 64 * 64  # all powers of g on one scale: alpha is unchanged by S
-    alpha = 1 / (2 + g * scaled.mean(dim=(2, 3), keepdim=True))
-    weights = (alpha * g.relu()).mean(dim=(2, 3), keepdim=True)
-    formula = to_min_max((weights * scaled).sum(dim=1).relu().detach())
+    alpha = 1 / (2 + gradient.double() * features.sum(dim=(2, 3), keepdim=True))
+    weights = (alpha * gradient.relu()).sum(dim=(2, 3), keepdim=True)
+    formula = to_min_max((weights * features).sum(dim=1).relu())
     got = to_min_max(grad_cam_plus_plus(features, weight))
     torch.testing.assert_close(got, formula, atol=1e-5, rtol=0)
     assert (got - library).abs().max() > 0.1

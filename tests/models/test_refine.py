@@ -11,7 +11,8 @@ from skimage.filters import threshold_multiotsu
 from models import refine
 from models.base import HeatMap, Image, Mask
 from models.metrics import f_measure
-from models.refine import fusion, threshold
+from models.refine import fusion, fusion_bright, threshold
+from models.refine.fusion import Scale
 
 SHAPES = [(1, 1), (1, 50), (5, 3), (63, 65), (70, 45)]
 
@@ -107,12 +108,66 @@ def test_fusion_leaves_dark_things_without_heat_alone() -> None:
     assert not proposed[96:108, :50].any()
 
 
+def test_bright_lines_are_dark_in_the_negative() -> None:
+    image, truth, heat = crack()
+    negative = 255 - image
+    proposed = fusion_bright.refine(negative, heat, threshold=0.3, min_area_px=30)
+    assert np.array_equal(proposed, fusion.refine(image, heat, threshold=0.3, min_area_px=30))
+    wrong = fusion.refine(negative, heat, threshold=0.3, min_area_px=30)
+    assert f_measure(wrong, truth) < 0.2
+
+
+def test_one_preparation_serves_thresholds_in_any_order() -> None:
+    image, _, heat = crack(250, 260)
+    heat[100:] = 0
+    cut = fusion.prepare(image, heat)
+    for level in (0.8, 0.1, 0.5):
+        alone = fusion.prepare(image, heat)(level)
+        assert alone.any()
+        assert np.array_equal(cut(level), alone)
+
+
+@pytest.mark.parametrize(
+    ("width_px", "scale"),
+    [
+        (None, Scale()),
+        (3.0, Scale()),  # as wide as the cracks that the sizes were found with
+        (12.0, Scale(96, 24, 12, 9)),
+        (500.0, Scale(256, 64, 12, 9)),
+        (0.5, Scale()),
+    ],
+)
+def test_sizes_follow_the_width_within_bounds(width_px: float | None, scale: Scale) -> None:
+    assert fusion.scale_for(width_px) == scale
+
+
+def test_wide_cracks_need_patches_that_show_both_sides() -> None:
+    band = np.zeros((400, 400), np.uint8)
+    cv2.line(band, (0, 130), (399, 270), 1, 80)
+    image = texture(400, 400, spread=3)
+    image[band > 0] //= 3
+    heat = cv2.GaussianBlur(band.astype(np.float32), (0, 0), 8)
+    scores = [
+        f_measure(
+            fusion.refine(image, heat, threshold=0.1, min_area_px=20, width_px=width_px), band > 0
+        )
+        for width_px in (None, 80)
+    ]
+    assert scores[1] > 0.9 > scores[0] + 0.05
+
+
+def test_tiles_see_what_the_whole_image_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, _, heat = crack(250, 260)
+    whole = fusion.refine(image, heat, threshold=0.2, min_area_px=1)
+    monkeypatch.setattr(fusion, "_TILE_PX", 50)
+    assert whole.any()
+    assert np.array_equal(fusion.refine(image, heat, threshold=0.2, min_area_px=1), whole)
+
+
 def test_fusion_sees_around_the_heat_what_it_sees_of_the_whole_image() -> None:
     image, heat = texture(250, 260), np.zeros((250, 260), np.float32)
     heat[120:150, 101:153] = 1
-    part = fusion.refine(
-        image, heat, threshold=0.3, min_area_px=1, smoothing_px=1, closing_px=1, reach_px=0
-    )
+    part = fusion.prepare(image, heat, scale=Scale(reach_px=0, smoothing_px=1))(0.3)
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     assert part.any()
     assert np.array_equal(part, (heat > 0.3) & fusion.local_dark(grey))
@@ -133,6 +188,14 @@ def test_closing_does_not_eat_or_grow_at_the_edge() -> None:
     mask = np.zeros((20, 20), bool)
     mask[:6, :6] = True
     assert np.array_equal(threshold.close(mask, 5), mask)
+
+
+@pytest.mark.parametrize(("even_px", "odd_px"), [(0, 1), (4, 5), (8, 9)])
+def test_an_even_closing_is_the_next_odd_one_and_shifts_nothing(even_px: int, odd_px: int) -> None:
+    mask = np.random.default_rng(0).random((40, 40)) > 0.7
+    closed = threshold.close(mask, even_px)
+    assert np.array_equal(closed, threshold.close(mask, odd_px))
+    assert (closed >= mask).all()
 
 
 @pytest.mark.parametrize("area", [1, 9, 10, 25, 26])
@@ -157,6 +220,32 @@ def test_every_refinement_takes_any_size(name: str, height_px: int, width_px: in
 
 
 @pytest.mark.parametrize("name", refine.names())
+@pytest.mark.parametrize("width_px", [None, 0.2, 7, 3000])
+def test_every_refinement_is_its_cut_closed_and_cleaned(name: str, width_px: float | None) -> None:
+    image, _, heat = crack(90, 100)
+    method = refine.get(name)
+    cut = method.prepare(image, heat, width_px=width_px)(0.2)
+    closing_px = method.closing_for(width_px)
+    assert (closing_px % 2, 3 <= closing_px <= 15) == (1, True)
+    wanted = threshold.finish(cut, closing_px, 25)
+    found = method.refine(image, heat, threshold=0.2, min_area_px=25, width_px=width_px)
+    assert np.array_equal(found, wanted)
+    open_px = method.refine(
+        image, heat, threshold=0.2, min_area_px=0, closing_px=0, width_px=width_px
+    )
+    assert np.array_equal(open_px, cut)
+
+
+@pytest.mark.parametrize("name", refine.names())
+def test_constant_images_are_no_special_case(name: str) -> None:
+    image, heat = np.full((70, 60, 3), 128, np.uint8), np.zeros((70, 60), np.float32)
+    heat[20:50, 15:45] = 0.97
+    mask = refine.get(name).refine(image, heat, threshold=0.3, min_area_px=10)
+    assert not mask[:10].any()
+    assert mask[35, 30] == (name not in {"fusion", "fusion_bright", "crf"})  # see each
+
+
+@pytest.mark.parametrize("name", refine.names())
 def test_no_refinement_finds_anything_without_heat(name: str) -> None:
     image, _, heat = crack()
     method = refine.get(name)
@@ -177,5 +266,5 @@ def test_a_higher_threshold_never_adds_pixels_before_closing(name: str) -> None:
 
 
 def test_an_unknown_refinement_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown refinement 'magic'; known: fusion, threshold"):
+    with pytest.raises(ValueError, match="unknown refinement 'magic'; known: crf, fusion, "):
         refine.get("magic")

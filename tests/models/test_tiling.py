@@ -4,11 +4,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import Tensor
 
 from models.base import Image
 from models.climbing import climb
 from models.networks.unet import TruncatedUNet, inference_copy
-from models.tiling import analyse, gated, half_overlapping, spans, tiles, window_means
+from models.tiling import (
+    analyse,
+    analyse_classes,
+    gated,
+    half_overlapping,
+    spans,
+    tiles,
+    window_means,
+)
 from tests.models.small_network import Brightness, small_network, state
 
 
@@ -61,18 +70,31 @@ def test_a_smaller_halo_than_the_networks_shows() -> None:
     assert np.abs(exact.heat - short.heat).max() > 0.01
 
 
-def test_tiles_of_resnet34_are_exact_too() -> None:
-    network, image = (
-        inference_copy(small_network(encoder="resnet34"), device="cpu"),
-        photograph(72, 210),
-    )
-    whole = plain(score_map(network, image), 32)
-    np.testing.assert_allclose(
-        analyse(network, image, tile_px=72, window_px=32).heat, whole, atol=1e-5
-    )
+@pytest.mark.parametrize(
+    "encoder, stages, height, tile_px",
+    [("resnet34", 2, 40, 72), ("resnet50", 2, 20, 64), ("resnet18", 3, 20, 64)],
+)
+def test_tiles_of_other_networks_are_exact_too(
+    encoder: str, stages: int, height: int, tile_px: int
+) -> None:
+    network = inference_copy(small_network(encoder=encoder, stages=stages), device="cpu")
+    image = photograph(height, 255)
+    found = analyse(network, image, tile_px=tile_px, window_px=16)
+    assert found.tiles == 4 and found.heat.max() == 1
+    np.testing.assert_allclose(found.heat, plain(score_map(network, image), 16), atol=1e-5)
 
 
-@pytest.mark.parametrize("height, width", [(1, 1), (1, 70), (70, 1), (5, 3), (23, 24)])
+def test_tiles_start_on_the_coarsest_grid_of_the_network() -> None:
+    network, image = inference_copy(small_network(stages=3), device="cpu"), photograph(20, 100)
+    with pytest.raises(ValueError, match="tile_px is 36; give a multiple of 8"):
+        analyse(network, image, tile_px=36, window_px=16)
+    found = analyse(network, image, tile_px=40, window_px=16)  # of equal size: 36 px, made 40
+    np.testing.assert_allclose(found.heat, plain(score_map(network, image), 16), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "height, width", [(1, 1), (1, 70), (70, 1), (5, 3), (23, 24), (1, 900), (900, 2)]
+)
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_small_and_thin_images_work(height: int, width: int, iterations: int) -> None:
     network, image = inference_copy(small_network(), device="cpu"), photograph(height, width)
@@ -85,15 +107,16 @@ def test_small_and_thin_images_work(height: int, width: int, iterations: int) ->
 
 
 @pytest.mark.parametrize("length_px", [1, 3, 4, 31, 32, 33, 64, 65, 1000, 5001])
-@pytest.mark.parametrize("halo_px", [0, 40])
+@pytest.mark.parametrize("halo_px, side", [(0, 4), (40, 4), (40, 8)])
 def test_spans_cover_each_pixel_once_and_start_on_the_coarse_grid(
-    length_px: int, halo_px: int
+    length_px: int, halo_px: int, side: int
 ) -> None:
-    cut = spans(length_px, 32, halo_px)
+    cut = spans(length_px, 32, halo_px, side)
     assert [p for s in cut for p in range(s.start, s.stop)] == list(range(length_px))
     for s in cut:
         assert 0 < s.stop - s.start <= 32
-        assert s.outer_start % 4 == 0 and (s.outer_stop % 4 == 0 or s.outer_stop == length_px)
+        assert s.outer_start % side == 0
+        assert s.outer_stop % side == 0 or s.outer_stop == length_px
         assert s.start - s.outer_start == min(halo_px, s.start)
         assert s.outer_stop - s.stop == min(halo_px, length_px - s.stop)
         assert np.array_equal(np.arange(length_px)[s.outer][s.inner], np.arange(length_px)[s.core])
@@ -163,21 +186,50 @@ def test_a_defect_that_no_tile_holds_a_window_of_is_climbed_all_the_same() -> No
     assert found.heat[58:70, 58:70].min() > 0.9
 
 
-def test_heat_is_normalised_over_the_image_not_over_the_tile() -> None:
-    image = grey(64, 128)
-    image[16:48, 16:48], image[16:48, 80:112] = 250, 150
-    heat = analyse(Brightness(), image, tile_px=64, window_px=16).heat
-    assert heat[32, 32] == 1
-    assert heat[32, 96] == pytest.approx((150 / 255 - 0.5) / (250 / 255 - 0.5), rel=1e-4)
+class Steep(Brightness):
+    """Score = (brightness - 0.5)^2 above mid grey: the brighter, the steeper."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x).square()
 
 
-def test_one_tile_is_climbed_as_climb_does() -> None:
-    network, image = inference_copy(small_network(), device="cpu"), photograph(48, 60)
-    found = analyse(network, image, tile_px=64, window_px=16, iterations=3)
-    sums = climb(network, torch.tensor(image).permute(2, 0, 1).unsqueeze(0) / 255, iterations=3)
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_heat_is_normalised_over_the_image_and_each_tile_takes_its_own_step(
+    iterations: int,
+) -> None:
+    network, image = Steep(), grey(64, 128, 128)
+    image[16:48, 16:48], image[16:48, 80:112] = 200, 150
+    found = analyse(network, image, tile_px=64, window_px=16, iterations=iterations)
+    assert found.tiles == 2 and found.tiles_climbed == 2 * (iterations - 1)
+    std = network.pixel_std
+    step = float(0.08 * (std**2).mean() / std.max())  # of the brightness, at the steepest pixel
+    contrasts = [value / 255 - 0.5 for value in (200, 150)]
+    bright, dim = (sum((c + n * step) ** 2 for n in range(iterations)) for c in contrasts)
+    assert found.heat[32, 32] == 1
+    assert found.heat[32, 96] == pytest.approx(dim / bright, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [0, 100, 128, 255])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_a_constant_image_is_wholly_clean_or_wholly_defect(value: int, iterations: int) -> None:
+    found = analyse(
+        Brightness(), grey(70, 90, value), tile_px=32, window_px=16, iterations=iterations
+    )
+    assert np.array_equal(found.heat, np.full((70, 90), float(value > 127), dtype=np.float32))
+    assert found.score == pytest.approx(1 / (1 + np.exp(0.5 - value / 255)), abs=1e-6)
+    assert found.tiles_climbed == (9 if value > 127 and iterations > 1 else 0)
+
+
+@pytest.mark.parametrize("classes, class_index", [(1, 0), (3, 1)])
+def test_one_tile_is_climbed_as_climb_does(classes: int, class_index: int) -> None:
+    network = inference_copy(small_network(classes=classes), device="cpu")
+    image = photograph(48, 60)
+    x = torch.tensor(image).permute(2, 0, 1).unsqueeze(0) / 255
+    how = {"iterations": 3, "class_index": class_index}
+    found = analyse(network, image, tile_px=64, window_px=16, **how)
     assert found.tiles_climbed == 1
     kept = found.heat > 0
-    ratio = sums[0].numpy()[kept] / found.heat[kept]
+    ratio = climb(network, x, **how)[0].numpy()[kept] / found.heat[kept]
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
     assert kept.mean() > 0.05
 
@@ -205,6 +257,43 @@ def test_embedding_and_logit_are_the_networks_own() -> None:
         expected, logit = network.features(x).mean(dim=(2, 3))[0], network(x)
     np.testing.assert_allclose(found.embedding, expected, atol=1e-5)
     assert found.logit == pytest.approx(float(logit), abs=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [(1, 1, 1), (2, 1, 3)])
+def test_all_classes_at_once_give_what_each_gives_alone(iterations: tuple[int, ...]) -> None:
+    network, image = small_network(classes=3), photograph(60, 100)
+    how = {"tile_px": 40, "window_px": 16}
+    together = analyse_classes(network, image, iterations=iterations, **how)
+    for k, (found, count) in enumerate(zip(together, iterations, strict=True)):
+        alone = analyse(network, image, iterations=count, class_index=k, **how)
+        np.testing.assert_allclose(found.heat, alone.heat, atol=1e-5)
+        np.testing.assert_allclose(found.window_probs, alone.window_probs, atol=1e-6)
+        np.testing.assert_allclose(found.embedding, alone.embedding, atol=1e-5)
+        assert found.score == pytest.approx(alone.score, abs=1e-6)
+        assert found.logit == pytest.approx(alone.logit, abs=1e-6)
+        assert (found.tiles, found.tiles_climbed) == (alone.tiles, alone.tiles_climbed)
+        assert found.heat.max() == 1 and (found.tiles_climbed > 0) == (count > 1)
+
+
+def test_one_pass_per_tile_serves_all_classes_and_only_positive_pairs_are_climbed() -> None:
+    network, image = Brightness(classes=2), grey(64, 192, 128)  # a shade over mid grey
+    image[:, :64] = 127  # a shade under it
+    image[16:48, 80:112] = 20  # dark within the tile that is bright at its borders
+    bright, dark = analyse_classes(network, image, tile_px=64, window_px=8, iterations=(2, 3))
+    assert (bright.tiles_climbed, dark.tiles_climbed) == (2, 2)
+    assert len(network.seen) == 3 + 2 * 1 + 2 * 2  # tiles, then what each climbed tile costs
+    assert dark.heat[32, 96] == 1 and not bright.heat[32, 96]
+    assert bright.heat[:, 130:].min() > 0 and not bright.heat[:, :64].any()
+    network.seen.clear()
+    analyse_classes(network, image, tile_px=64, window_px=8, iterations=(1, 1))
+    assert len(network.seen) == 3
+
+
+def test_iterations_for_another_number_of_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"iterations is \(1, 2, 3\); give one for each of 2"):
+        analyse_classes(
+            Brightness(classes=2), grey(9, 9), tile_px=32, window_px=8, iterations=(1, 2, 3)
+        )
 
 
 def test_bf16_is_close_to_float32() -> None:

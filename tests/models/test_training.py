@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
 
 import numpy as np
 import pytest
@@ -13,41 +12,67 @@ from torch import Tensor, nn
 
 from models import crops, training
 from models.base import Profile, Progress
-from models.crops import CropSource, Surroundings
+from models.crops import Surroundings
+from models.sampling import CropSource
 from models.training import ClassProgress, Standing, TrainingDiverged
 
 PROFILE = replace(
-    training.PROFILES["cpu"], crop_px=8, batch=8, learning_rate=0.02, bf16=False, compile=False
+    training.PROFILES["cpu"],
+    crop_px=8,
+    batch=8,
+    learning_rate=0.02,
+    bf16=False,
+    compile=False,
+    point_loss=0.0,
+    hard_mining=0.0,
+    scale_jitter=1.0,
+    colour_jitter=0.0,
 )
 
 
 class PatchClassifier(nn.Module):
-    """Pooled convolution: enough to see dark spots. (B, 3, H, W) -> (B,)."""
+    """Pooled convolution: enough to see dark spots. (B, 3, H, W) -> (B,), or (B, K)."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 1) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-        self.head = nn.Linear(8, 1)
+        conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(8, classes, 1)
+
+    def score_map(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.body(x))
+        return scores
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.body(x).mean(dim=(2, 3)))
-        return logits.squeeze(1)
+        return self.score_map(x).mean(dim=(2, 3)).squeeze(1)
 
 
-class Spoilt(PatchClassifier):
-    """Forgets everything in one of its steps."""
+class Doing(PatchClassifier):
+    """Does something before each of its steps, counted from 1."""
 
-    def __init__(self, in_step: int) -> None:
+    def __init__(self, work: Callable[[Doing, int], None]) -> None:
         super().__init__()
-        self.in_step = in_step
+        self.work = work
         self.steps = 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.steps += self.training
-        if self.steps == self.in_step:
-            nn.init.constant_(self.head.bias, -50.0)
-        return super().forward(x)
+    def score_map(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.steps += 1
+            self.work(self, self.steps)
+        return super().score_map(x)
+
+
+def spoilt(in_step: int) -> Doing:
+    """A network that forgets everything in one of its steps."""
+
+    def spoil(network: Doing, step: int) -> None:
+        if step == in_step:
+            bias = network.head.bias
+            assert bias is not None
+            nn.init.constant_(bias, -50.0)
+
+    return Doing(spoil)
 
 
 def patches(spot: bool, number: int = 12, seed: int = 0) -> Surroundings:
@@ -60,28 +85,31 @@ def patches(spot: bool, number: int = 12, seed: int = 0) -> Surroundings:
     return Surroundings(pixels, places, np.full((number, 2), 16), np.ones(number), 8)
 
 
+SOURCE = CropSource(patches(True), patches(False), 5)
+UNSEEN = patches(True, seed=1), patches(False, seed=1)
+
+
 def train(
     network: nn.Module,
     *,
     steps: int = 60,
     seed: int = 0,
     profile: Profile = PROFILE,
-    held_out: tuple[Surroundings, Surroundings] | None = None,
-    clock: Iterator[int] | None = None,
+    sources: Sequence[CropSource] = (SOURCE,),
+    held_out: Sequence[tuple[Surroundings, Surroundings]] = (UNSEEN,),
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> tuple[training.Trained, list[Standing]]:
-    source = CropSource(patches(True), patches(False), 5)
     shown: list[Standing] = []
-    ticks = clock if clock is not None else count()
     trained = training.train(
         network,
-        source,
-        held_out or (patches(True, seed=1), patches(False, seed=1)),
+        sources,
+        held_out,
         profile=profile,
         steps=steps,
         seed=seed,
         device="cpu",
         report=shown.append,
-        clock=lambda: float(next(ticks)),
+        clock=clock,
     )
     return trained, shown
 
@@ -105,13 +133,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
 
 
 def test_time_left_comes_from_the_given_clock() -> None:
-    _, shown = train(PatchClassifier(), clock=count(0, 30))  # 30 s between reports
+    network = Doing(lambda _, step: None)
+    _, shown = train(network, clock=lambda: 3.0 * network.steps)  # 3 s for each step
     assert [standing.seconds_left for standing in shown] == [150, 120, 90, 60, 30, 0]
     assert [standing.seconds_spent for standing in shown] == [30, 60, 90, 120, 150, 180]
 
 
 def test_the_best_step_comes_back_not_the_last() -> None:
-    trained, shown = train(Spoilt(65), steps=80)
+    trained, shown = train(spoilt(65), steps=80)
     assert shown[-1].f_measure == 0
     assert trained.best_step <= 60
     assert trained.f_measure == 1
@@ -119,10 +148,28 @@ def test_the_best_step_comes_back_not_the_last() -> None:
 
 
 def test_early_luck_is_not_kept() -> None:
-    trained, shown = train(Spoilt(35), steps=80)
+    trained, shown = train(spoilt(35), steps=80)
     assert shown[2].f_measure == 1  # in the first half
     assert trained.best_step >= 40
     assert trained.f_measure == 0
+
+
+def test_patience_ends_a_training_that_gets_no_better_and_the_report_says_so() -> None:
+    endless, shown = train(PatchClassifier(), steps=80)
+    assert endless.steps == 80
+    first = next(standing.step for standing in shown if standing.f_measure == 1)
+    impatient, shown = train(PatchClassifier(), steps=80, profile=replace(PROFILE, patience=3))
+    assert impatient.steps == max(40, first + 30)  # in the second half, three evaluations later
+    assert impatient.f_measure == 1
+    last = shown[-1]
+    assert (last.step, last.steps, last.seconds_left) == (impatient.steps, impatient.steps, 0)
+    assert all(standing.steps == 80 for standing in shown[:-1])
+
+
+def test_patience_needs_held_out_points() -> None:
+    alone = (patches(True, 0), patches(False))
+    trained, _ = train(PatchClassifier(), held_out=[alone], profile=replace(PROFILE, patience=1))
+    assert trained.steps == 60
 
 
 def test_later_steps_win_ties() -> None:
@@ -131,15 +178,16 @@ def test_later_steps_win_ties() -> None:
 
 
 def test_without_held_out_points_the_last_step_stays_and_nothing_is_claimed() -> None:
-    trained, shown = train(PatchClassifier(), steps=20, held_out=(patches(True, 0), patches(False)))
-    assert (trained.best_step, trained.f_measure) == (20, None)
+    alone = (patches(True, 0), patches(False))
+    trained, shown = train(PatchClassifier(), steps=20, held_out=[alone])
+    assert (trained.best_step, trained.f_measure, trained.f_measures) == (20, None, (None,))
     assert shown[-1].f_measure is None
 
 
-def test_a_loss_that_is_no_number_ends_the_training() -> None:
+def test_a_loss_that_is_no_number_ends_the_training_at_once() -> None:
     broken = PatchClassifier()
     nn.init.constant_(broken.head.weight, float("nan"))
-    with pytest.raises(TrainingDiverged, match="the loss became nan before step 10; lower"):
+    with pytest.raises(TrainingDiverged, match="the loss became nan in step 1; lower"):
         train(broken)
 
 
@@ -150,21 +198,22 @@ def test_a_report_that_raises_cancels() -> None:
     def cancel(_: Standing) -> None:
         raise Cancelled
 
-    source = CropSource(patches(True), patches(False), 5)
+    network = Doing(lambda _, step: None)
     with pytest.raises(Cancelled):
         training.train(
-            PatchClassifier(),
-            source,
-            (patches(True), patches(False)),
+            network,
+            [SOURCE],
+            [UNSEEN],
             profile=PROFILE,
             steps=50,
             seed=0,
             device="cpu",
             report=cancel,
         )
+    assert network.steps == 10
 
 
-def test_weights_of_points_scale_their_loss() -> None:
+def test_points_of_little_weight_teach_little() -> None:
     """A wrongly labelled positive of tiny weight does not keep the classifier from learning."""
     pixels = np.concatenate((patches(True).pixels, patches(False, seed=2).pixels))
     shape = np.full((24, 2), 8), np.full((24, 2), 16)
@@ -172,20 +221,115 @@ def test_weights_of_points_scale_their_loss() -> None:
     results = []
     for around in (noisy, replace(noisy, weights=np.ones(24))):
         network = PatchClassifier()
-        training.train(
-            network,
-            CropSource(around, patches(False), 5),
-            (patches(True, 0), patches(False, 0)),
-            profile=PROFILE,
-            steps=60,
-            seed=0,
-            device="cpu",
-            report=lambda _: None,
-        )
+        train(network, sources=[CropSource(around, patches(False), 5)], held_out=())
         with torch.no_grad():
             clean = training.tensor(crops.centred(patches(False, seed=3), 12), "cpu")
             results.append(float(torch.sigmoid(network(clean)).mean()))
     assert results[0] < results[1] - 0.1
+
+
+def test_a_crop_teaches_its_own_class_alone() -> None:
+    """Two heads that are told the opposite of each other both learn what they are told."""
+    backwards = CropSource(patches(False), patches(True), 5)
+    network = PatchClassifier(classes=2)
+    trained, _ = train(network, sources=[SOURCE, backwards], held_out=[UNSEEN, UNSEEN[::-1]])
+    assert trained.f_measures == (1, 1)
+    assert trained.f_measure == 1
+    with torch.no_grad():
+        dark = network(training.tensor(crops.centred(UNSEEN[0], 12), "cpu"))
+    assert (dark[:, 0] > 0).all()
+    assert (dark[:, 1] < 0).all()
+
+
+def test_f_measures_of_classes_are_averaged_over_those_that_have_one() -> None:
+    wrong = UNSEEN[::-1]
+    network = PatchClassifier(classes=3)
+    alone = (patches(True, 0), patches(False))
+    trained, _ = train(network, sources=[SOURCE] * 3, held_out=[UNSEEN, wrong, alone])
+    assert trained.f_measures == (1, 0, None)
+    assert trained.f_measure == 0.5
+
+
+def test_the_point_loss_asks_for_discs_and_for_clean_negatives() -> None:
+    """Against a loop over pixels."""
+    rng = np.random.default_rng(0)
+    scores, points = rng.normal(0, 2, (3, 9, 11)), np.array([[4, 5], [0, 10], [3, 3]])
+    labels = np.array([1.0, 1.0, 0.0])
+    for radius in (0.0, 2.5):
+        wanted = []
+        for score, (row, column), label in zip(scores, points, labels, strict=True):
+            near = [
+                (r, c)
+                for r in range(9)
+                for c in range(11)
+                if label == 0 or (r - row) ** 2 + (c - column) ** 2 <= radius**2
+            ]
+            sign = 1 if label else -1
+            wanted.append(np.mean([np.log1p(np.exp(-sign * score[at])) for at in near]))
+        found = training.point_losses(
+            torch.from_numpy(scores), torch.from_numpy(labels), torch.from_numpy(points), radius
+        )
+        assert np.allclose(found.numpy(), wanted)
+
+
+def test_with_the_point_loss_the_map_is_positive_at_points_and_nowhere_in_clean_crops() -> None:
+    """The decision alone is content with a map that lights up anywhere."""
+
+    def maps(point_loss: float) -> tuple[float, float]:
+        network = PatchClassifier()
+        train(network, steps=80, profile=replace(PROFILE, point_loss=point_loss), held_out=())
+        there, clean = (training.tensor(crops.centred(a, 12), "cpu") for a in UNSEEN)
+        with torch.no_grad():
+            at_points = (network.score_map(there)[:, 0, 3:5, 3:5] > 0).float().mean()
+            in_clean = (network.score_map(clean) > 0).float().mean()
+        return float(at_points), float(in_clean)
+
+    (_, false_without), (at_points, false_with) = maps(0.0), maps(1.0)
+    assert at_points > 0.9
+    assert false_with < 0.1
+    assert false_with < false_without
+
+
+def test_hard_points_are_met_more_often() -> None:
+    """Of two kinds of negatives, the training sees more of the one that looks like the defect."""
+    easy, spotted = patches(False), patches(True, 3, seed=5)
+    pixels = np.concatenate((easy.pixels, spotted.pixels))
+    shape = np.full((15, 2), 8), np.full((15, 2), 16)
+    source = CropSource(patches(True), Surroundings(pixels, *shape, np.ones(15), 8), 1)
+    shares = []
+    for mining in (0.0, 4.0):
+        seen: list[Tensor] = []
+
+        def note(batch: Tensor, seen: list[Tensor] = seen) -> None:
+            clean = batch[4:]
+            depth = clean.mean(dim=(1, 2, 3)) - clean.amin(dim=(1, 2, 3))
+            seen.append((depth > 0.25).float().mean())
+
+        network = Watching(note)
+        train(network, sources=[source], profile=replace(PROFILE, hard_mining=mining))
+        shares.append(float(torch.stack(seen).mean()))
+    assert shares[0] == pytest.approx(0.2, abs=0.04)
+    assert shares[1] > shares[0] + 0.1
+
+
+class Watching(PatchClassifier):
+    """Shows the crops of its training."""
+
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.note = note
+
+    def score_map(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.note(x)
+        return super().score_map(x)
+
+
+def test_waiting_for_batches_is_reported() -> None:
+    now = iter(range(1000))
+    trained, _ = train(PatchClassifier(), steps=20, clock=lambda: float(next(now)))
+    assert trained.waiting_s == 20  # one tick for each batch, by this clock
+    assert train(PatchClassifier(), steps=20)[0].waiting_s == 0
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
@@ -195,19 +339,6 @@ def test_the_learning_rate_rises_then_falls() -> None:
     assert rates[0] <= 0.2
     assert rates[-1] < 0.02
     assert all(0 < rate <= 1 for steps in (1, 2, 7) for rate in [training.warm_cosine(0, steps)])
-
-
-def test_new_light_keeps_range_and_structure() -> None:
-    x = torch.rand(64, 3, 8, 8)
-    lit = training.relight(x, np.random.default_rng(0))
-    assert lit.min() >= 0
-    assert lit.max() <= 1
-    middle = 0.35 + 0.3 * x  # nothing is clipped
-    lit = training.relight(middle, np.random.default_rng(0))
-    scale = lit.std(dim=(1, 2, 3)) / middle.std(dim=(1, 2, 3))
-    shift = (lit - middle).mean(dim=(1, 2, 3))
-    assert 0.7 <= scale.min() < 0.8 < 1.2 < scale.max() <= 1.3
-    assert -0.12 <= shift.min() < -0.08 < 0.08 < shift.max() <= 0.12
 
 
 def test_bfloat16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +358,16 @@ def test_progress_counts_over_all_classes() -> None:
     assert shown[0].fraction == pytest.approx((1 + 0.5 * training.TRAINING_SHARE) / 3)
     assert shown[0].seconds_left == pytest.approx(20 + 40)  # the third class, too
     assert shown[1].fraction > shown[0].fraction
+
+
+def test_progress_of_a_shared_trunk_counts_its_heads() -> None:
+    shown: list[Progress] = []
+    progress = ClassProgress(shown.append, "rust, crack", index=0, classes=1)
+    progress.training(Standing(30, 30, 0.4, 0.8, seconds_spent=20, seconds_left=0))
+    for done in range(2):
+        progress.calibrating(done, heads=2)
+    share = training.TRAINING_SHARE
+    assert [p.fraction for p in shown] == pytest.approx([share, share, (1 + share) / 2])
 
 
 @pytest.mark.parametrize("name", sorted(training.PROFILES))

@@ -19,7 +19,7 @@ from backend.settings import Settings
 from backend.steps import projects
 from backend.store import tasks, versions
 from backend.wiring import Services, build
-from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, TaskProposal
+from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, Region, TaskProposal
 from tests.steps.fake_label_studio import FakeLabelStudio
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -53,7 +53,8 @@ class PlayedFitted:
             {"crack": {"area_px": 16.0, "outline_px": 16.0, "components": 1.0,
                        "heat_sharpness": 1.0}},
         )  # fmt: skip
-        return TaskProposal((ClassProposal("crack", mask, 0.9),), evidence)
+        parts = (Region(2, 2, 8, 4, 30, 0.75), Region(0, 9, 2, 5, 10, 0.35))
+        return TaskProposal((ClassProposal("crack", mask, 0.9, regions=parts),), evidence)
 
 
 @dataclass

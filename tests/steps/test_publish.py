@@ -55,6 +55,16 @@ def test_all_open_tasks_are_shown_most_urgent_first(
     assert [entry.task for entry in status.queue_of(services, 1)] == TASKS
 
 
+def test_a_region_is_as_sure_as_its_parts_by_their_area(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    champion(1)
+    run(services)
+    regions = [held[0]["result"][0] for held in server.shown().values()]
+    by_area = (30 * 0.75 + 10 * 0.35) / 40
+    assert [region["score"] for region in regions] == pytest.approx([by_area] * len(TASKS))
+
+
 def test_a_new_version_replaces_the_former_one_and_keeps_its_regions(
     services: Services, server: FakeLabelStudio, champion: Champion
 ) -> None:

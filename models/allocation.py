@@ -1,0 +1,36 @@
+"""Keep the memory of freed tensors for the next ones while large tensors come and go.
+
+The C library returns every freed block above a threshold to the kernel, which clears its pages
+again for the next one. For tiles of 1024 px that took a third of the time of an analysis.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters in glibc's malloc.h
+_HIGH_BYTES = 2**31 - 1
+_LOW_BYTES = 64 * 2**20  # where glibc's own adaptation would end
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Reuse freed memory of any size inside; afterwards only small blocks, as usual.
+
+    Holds for the main thread's arena of glibc; elsewhere nothing changes. Results never do.
+    """
+    _set_thresholds(_HIGH_BYTES)
+    try:
+        yield
+    finally:
+        _set_thresholds(_LOW_BYTES)
+
+
+def _set_thresholds(size_bytes: int) -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, size_bytes)
+        mallopt(_TRIM_THRESHOLD, size_bytes)

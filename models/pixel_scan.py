@@ -1,0 +1,56 @@
+"""Whole images of any size by tiles: the probabilities of all classes from one look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models import tiling
+from models.base import HeatMap, Image
+from models.dense_crops import check_image
+from models.networks.hypercolumn import ALIGNMENT_PX, DEEPEST_PX, STAGES, Hypercolumn, PixelHead
+
+
+class Scan(NamedTuple):
+    """probabilities: per class (H, W) float32 in [0, 1]; embedding: (D,) float32, mean features."""
+
+    probabilities: tuple[HeatMap, ...]
+    embedding: npt.NDArray[np.float32]
+
+
+def scan(trunk: Hypercolumn, heads: Sequence[PixelHead], image: Image, *, tile_px: int) -> Scan:
+    """Run a whole image by tiles; one pass of the trunk serves all heads.
+
+    trunk: best a `resident` copy. tile_px: largest side of a tile's core, a multiple of
+    ALIGNMENT_PX; the result does not depend on it.
+    Raises ValueError for another kind of image, and for probabilities that are not finite.
+    """
+    check_image(image)
+    height_px, width_px, _ = image.shape
+    probabilities = tuple(np.empty((height_px, width_px), np.float32) for _ in heads)
+    pooled = np.zeros(trunk.channels[STAGES])
+    cells = 0
+    for tile in tiling.tiles(
+        height_px, width_px, tile_px=tile_px, halo_px=trunk.halo_px, alignment_px=ALIGNMENT_PX
+    ):
+        levels = trunk.levels(np.ascontiguousarray(image[tile.outer]))
+        for head, probability in zip(heads, probabilities, strict=True):
+            probability[tile.core] = head.probability(levels)[tile.inner]
+        rows, columns = map(_cells, tile.inner)
+        own = levels.deepest[:, rows, columns]
+        pooled += own.sum(dim=(1, 2), dtype=torch.float64).cpu().numpy()
+        cells += own[0].numel()
+    if not all(np.isfinite(probability).all() for probability in probabilities):
+        raise ValueError(
+            "probabilities are not finite; this version is damaged: activate an older one"
+        )
+    return Scan(probabilities, np.asarray(pooled / cells, dtype=np.float32))
+
+
+def _cells(pixels: slice) -> slice:
+    """Return the cells of the deepest map that cover pixels which start at a cell's edge."""
+    return slice(pixels.start // DEEPEST_PX, -(-pixels.stop // DEEPEST_PX))
