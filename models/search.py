@@ -2,7 +2,7 @@
 
 Refinement and threshold first, then climbs, the scale, the closing, the smallest area, and the
 threshold once more. What is found must beat the rule by a gain that shrinks with the number of
-masks; while they are few, also by more than its own standard error.
+masks; while they are few, also by more than twice its own standard error.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ THIN_PX = 8  # classes up to this wide are judged with TOLERANCE_PX, others with
 TOLERANCE_PX = 2
 LEAST_MASKS = 4  # with the class present; fewer decide nothing
 TRUSTED_MASKS = 15  # from here on a gain need not exceed its standard error
+STANDARD_ERRORS = 2  # that it must exceed below
 LEAST_GAIN = 0.02  # with LEAST_MASKS; falls with their number
 COSTLY_IMAGES, COSTLY_PX = 10, 3_000_000  # climbs and slow refinements: the first, within both
 SCALE_FACTORS = (0.5, 2.0)  # times the width at hand
@@ -162,7 +163,8 @@ class Search:
         needed = LEAST_GAIN * LEAST_MASKS / max(masks, LEAST_MASKS)
         if masks < TRUSTED_MASKS:
             gains = [one.f_measure - other.f_measure for one, other in pairs]
-            needed = max(needed, float(np.std(gains, ddof=1) / np.sqrt(len(gains))))
+            error = float(np.std(gains, ddof=1) / np.sqrt(len(gains)))
+            needed = max(needed, STANDARD_ERRORS * error)
         saves_time = challenger.iterations < holder.iterations
         gain = self._objective(ours) - self._objective(theirs)
         return challenger if gain >= (-needed if saves_time else needed) else holder

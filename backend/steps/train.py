@@ -19,7 +19,7 @@ from backend.labelstudio import rle
 from backend.loop import gate, policy
 from backend.records import Job, Project, Task, VerifiedMask, Version, WeakLabel
 from backend.steps import projects as project_steps
-from backend.steps import queues
+from backend.steps import queues, start
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, projects, tasks, versions
 from backend.wiring import Services
@@ -105,9 +105,10 @@ def train(services: Services, project_id: int, job_id: str) -> Version | None:
     if training_set.snapshot == training_set.project.last_snapshot:
         return None
     champion = _champion(services, training_set.project)
-    challenger = _fit(services, training_set, champion, _reporter(services, job_id))
+    challenger, begun = _fit(services, training_set, champion, _reporter(services, job_id))
     _progress(services, job_id, {"stage": "gate", "fraction": 1.0})
-    version = _keep(services, training_set, *_judged(services, training_set, champion, challenger))
+    winner, verdict = _judged(services, training_set, champion, challenger)
+    version = _keep(services, training_set, winner, verdict, begun)
     queues.publish(services, project_id)
     return version
 
@@ -209,18 +210,22 @@ def _fit(
     training_set: TrainingSet,
     champion: Fitted | None,
     report: Callable[[Progress], None],
-) -> Fitted:
+) -> tuple[Fitted, dict[str, Any]]:
+    """Train from the champion or afresh; returns the version and what it started from."""
     settings = services.settings
     profile = replace(PROFILES[settings.profile], encoder_weights=settings.encoder_weights)
-    return models.base.get(settings.pipeline).fit(
+    known = [*training_set.samples, *training_set.held_out]
+    begun = start.choose(services, training_set.project, known, profile.encoder)
+    fitted = models.base.get(settings.pipeline).fit(
         training_set.samples,
         specs=training_set.specs,
         profile=profile,
         seed=settings.seed,
         device=models.base.resolve_device(settings.device),
         report=report,
-        warm_start=champion,
+        warm_start=champion if begun.warm else None,
     )
+    return fitted, start.described(begun, known, profile.encoder)
 
 
 def _judged(
@@ -258,7 +263,11 @@ def _scores(fitted: Fitted, training_set: TrainingSet) -> list[gate.TaskScore]:
 
 
 def _keep(
-    services: Services, training_set: TrainingSet, challenger: Fitted, verdict: gate.Verdict
+    services: Services,
+    training_set: TrainingSet,
+    challenger: Fitted,
+    verdict: gate.Verdict,
+    begun: Mapping[str, Any],
 ) -> Version:
     """Write the files, then the record and the pointer in one transaction."""
     project_id = training_set.project.id
@@ -273,7 +282,7 @@ def _keep(
         snapshot=training_set.snapshot,
         created_at=services.clock(),
         classes=tuple(challenger.classes),
-        metrics=dict(challenger.metrics),
+        metrics={**challenger.metrics, start.START: dict(begun)},
         gate=dict(verdict.as_json()),
     )
     with services.store.transaction() as tx:

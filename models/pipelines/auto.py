@@ -44,7 +44,7 @@ FORMAT = 1
 SETTINGS_FILE = "auto.json"
 STARTS = {  # kind of class, pretrained encoder -> pipeline
     ("thin", False): "advcam",
-    ("thin", True): "pixel_head",
+    ("thin", True): "self_training",
     ("compact", False): "advcam",
     ("compact", True): "pixel_head",
 }
