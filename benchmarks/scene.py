@@ -2,8 +2,8 @@
 
 Speed depends on where the network sees a defect, since only those tiles are climbed. So the scene
 has cracks in chosen rectangles, and the head of a network, whatever its encoder and decoder, is
-fitted by least squares on pooled features of two small scenes: -1 for windows without a crack,
-+1 for windows with one. Nothing else is trained.
+fitted by least squares on pooled features of small scenes: -2 for windows without a crack, +1 for
+windows with one. Nothing else is trained.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ NETWORKS = {  # encoder, decoder widths
     "paper": ("resnet34", (64, 64)),  # Janouskova et al.; widths are not printed there
     "tiny": ("resnet18", (8, 8)),  # for tests
 }
-PRACTICE_PX = 384  # side of the scenes that the head is fitted on
-RIDGE = 1e-3  # of the mean squared feature
+PRACTICE_PX, PRACTICE_SCENES = 384, 4  # side and number of what the head is fitted on
+CLEAN_SCORE = -2.0  # farther from zero than +1: a large image has millions of clean windows
+RIDGE = 1e-2  # of the mean squared feature
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ def give_head(network: TruncatedUNet, *, window_px: int, seed: int) -> Truncated
     statistics of the practice scenes, as after training. Returns the network, in evaluation mode.
     """
     middle = slice(PRACTICE_PX // 4, PRACTICE_PX * 3 // 4)
-    scenes = [paint(PRACTICE_PX, PRACTICE_PX, [(middle, middle)], seed=seed + n) for n in range(2)]
+    scenes = [
+        paint(PRACTICE_PX, PRACTICE_PX, [(middle, middle)], seed=seed + n)
+        for n in range(PRACTICE_SCENES)
+    ]
     images = torch.stack([torch.from_numpy(s.image).permute(2, 0, 1) for s in scenes]) / 255
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
@@ -101,7 +105,7 @@ def _separate(
 ) -> npt.NDArray[np.float64]:
     """Ridge regression without a bias: (N, D) and the cracked share of each window -> (D,)."""
     clean, cracked = share == 0, share > np.median(share[share > 0])
-    wanted = np.concatenate([np.full(clean.sum(), -1.0), np.ones(cracked.sum())])
+    wanted = np.concatenate([np.full(clean.sum(), CLEAN_SCORE), np.ones(cracked.sum())])
     chosen = np.concatenate([features[clean], features[cracked]])
     balance = np.where(wanted > 0, clean.sum() / cracked.sum(), 1.0)[:, None]
     penalty = RIDGE * len(chosen) * np.mean(chosen**2) * np.eye(features.shape[1])

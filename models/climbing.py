@@ -50,8 +50,8 @@ def climb(
 ) -> Tensor:
     """Sum the activation maps of images and of their climbed versions (AdvCAM, eq. 3-8).
 
-    x: (B, 3, H, W) float32 RGB in [0, 1], left as it was -> (B, h, w) float32 over the core, the
-        sum of `iterations` maps ReLU(Y), not normalised.
+    x: (B, 3, H, W) float32 RGB in [0, 1], left as it was -> (B, h, w) over the core, the sum of
+        `iterations` maps ReLU(Y), not normalised; float32, or float64 if the network is.
     iterations: maps, as the papers count; 1 = plain CAM, 2 = one climb.
     step: change of the most changed value per climb, in units of the ImageNet-normalised image,
         normalised for each image of the batch by itself; pixels stay in [0, 1].
@@ -120,7 +120,7 @@ def _step(
     *,
     again: bool = False,
 ) -> Tensor:
-    direction = score_gradient(scores.detach().float(), first, ascent, core)
+    direction = score_gradient(_precise(scores.detach()), first, ascent, core)
     return ascend(image, scores, direction, ascent.step, network.pixel_std, again=again)
 
 
@@ -134,7 +134,7 @@ def score_with_graph(network: TruncatedUNet, x: Tensor, *, wanted: bool) -> tupl
 def activation(scores: Tensor, ascent: Ascent, core: Core) -> Tensor:
     """(B, K, H, W) -> ReLU of the climbed class over the core, (B, h, w) float32."""
     rows, columns = core
-    return torch.relu(scores.detach()[:, ascent.class_index, rows, columns].float())
+    return torch.relu(_precise(scores.detach()[:, ascent.class_index, rows, columns]))
 
 
 def score_gradient(scores: Tensor, first: Tensor, ascent: Ascent, core: Core) -> Tensor:
@@ -170,10 +170,15 @@ def ascend(
     again: keep the graph of `scores` for another direction.
     """
     (gradient,) = torch.autograd.grad(scores, image, direction.to(scores.dtype), retain_graph=again)
-    normalised = gradient.float() * pixel_std  # by the ImageNet-normalised image
+    normalised = _precise(gradient) * pixel_std  # by the ImageNet-normalised image
     peak = normalised.abs().amax(dim=(1, 2, 3), keepdim=True)
     unit = torch.where(peak > 0, normalised / peak, 0.0)
     return (image.detach() + step * pixel_std * unit).clamp(0.0, 1.0)
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Lift bfloat16 to float32; float64, in which long climbs can be compared, stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @contextmanager

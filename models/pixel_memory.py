@@ -72,7 +72,7 @@ def look(
         if not any(here.any() for here in inside):
             continue
         levels = trunk.levels(np.ascontiguousarray(image[tile.outer]))
-        corner = tile.rows.outer_start, tile.columns.outer_start
+        corner = np.array((tile.rows.outer_start, tile.columns.outer_start), np.int64)
         for own, here, values in zip(points, inside, columns, strict=True):
             values[here] = at(levels, own[here] - corner)
     return [
@@ -95,9 +95,10 @@ def write(path: Path, memories: Sequence[Memory]) -> None:
 
 def read(path: Path, count: int) -> list[Memory]:
     """Read what `write` wrote of so many memories; values stay in the file until asked for."""
-    file = safe_open(path, framework="np")
+    file: Any = safe_open(path, framework="np")
+    stored: list[str] = list(file.keys())
     names: list[dict[str, str]] = [{} for _ in range(count)]
-    for entry in file.keys():  # noqa: SIM118 - a file is no mapping
+    for entry in stored:
         kind, _, name = entry.partition("/")
         if kind == "columns":
             number, _, key = name.split("/", 2)

@@ -23,13 +23,15 @@ class Scan(NamedTuple):
 
 
 def scan(trunk: Hypercolumn, heads: Sequence[PixelHead], image: Image, *, tile_px: int) -> Scan:
-    """Run a whole image by tiles; one pass of the trunk serves all heads.
+    """Run a whole image by tiles; one pass of the trunk serves all heads, no head needs none.
 
     trunk: best a `resident` copy. tile_px: largest side of a tile's core, a multiple of
     ALIGNMENT_PX; the result does not depend on it.
     Raises ValueError for another kind of image, and for probabilities that are not finite.
     """
     check_image(image)
+    if not heads:
+        return Scan((), np.zeros(0, np.float32))
     height_px, width_px, _ = image.shape
     probabilities = tuple(np.empty((height_px, width_px), np.float32) for _ in heads)
     pooled = np.zeros(trunk.channels[STAGES])

@@ -63,8 +63,9 @@ def decide(state: PolicyState, now: datetime) -> Decision:
 class StartState:
     """What a training that is due could start from.
 
-    number: of the version after the champion; classes, encoder: what it is to know and to be built on.
-    The others are the champion's, None without one; labels: weak labels in the training sets.
+    number: of the version after the champion; classes, encoder: what it is to know and to be
+    built on; labels: weak labels in the training set. The others are the champion's, None
+    without one.
     """
 
     number: int

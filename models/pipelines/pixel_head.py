@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from models import calibration, confidence, evidence, pixel_labels, pixel_training, planning, saving
+from models import pixel_memory, pixel_training, planning, saving
 from models.base import (
-    ClassProposal,
     ClassSpec,
     Fitted,
-    HeatMap,
     Image,
     NotEnoughLabels,
     Profile,
@@ -32,20 +29,16 @@ from models.base import (
 )
 from models.confidence import Confidence
 from models.networks.hypercolumn import Hypercolumn, PixelHead
-from models.pixel_labels import Pixels, Places
+from models.pixel_fitting import Fitting, PixelModel
 from models.pixel_scan import Scan, scan
-from models.planning import ClassPlan
-from models.settings import Settings, apply, default_settings, is_thin, resolve
-from models.training import Clock, has_bf16
+from models.proposing import task_proposal
+from models.settings import Settings
+from models.training import ClassProgress, Clock, has_bf16
 
 FORMAT = 1
 NAME = "pixel_head"
 PIXELS_FILE = "pixels.safetensors"
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-RULE_THRESHOLD = 0.5
-THIN_THRESHOLD = 0.9  # a click on a crack lights up its neighbours: darkness draws the outline
-
-Memory = Mapping[str, Pixels]  # by key of the sample
+FEATURES_SHARE = 0.5  # of the time of a fresh training
 
 
 class NeedsWeights(ValueError):
@@ -60,17 +53,6 @@ class Geometry:
     window_px: int
     tile_px: int
     bf16: bool
-
-
-@dataclass(frozen=True)
-class PixelModel:
-    """One class: its head, how its heat becomes a mask, and the labelled pixels it learnt from."""
-
-    name: str
-    head: PixelHead
-    settings: Settings
-    memory: Memory
-    confidence: Confidence = field(default_factory=Confidence)
 
 
 class PixelHeadFitted:
@@ -116,17 +98,17 @@ class PixelHeadFitted:
         of a spec mean nothing here. Raises ValueError for another kind of array.
         """
         known = [spec for spec in specs if spec.name in self.models]
-        seen = self.scan(image, [spec.name for spec in known])
-        made = [
-            self._proposal(spec, image, probability)
-            for spec, probability in zip(known, seen.probabilities, strict=True)
-        ]
         names = [spec.name for spec in known]
-        stats = {p.class_name: evidence.proposal_stats(p.mask, heats) for p, heats in made}
-        probs = [evidence.window_probs(heats, self.geometry.window_px) for _, heats in made]
-        gathered = evidence.gather(names, probs, [seen.embedding][: len(names)], stats)
-        proposals = tuple(replace(p, heat=heats) if heat else p for p, heats in made)
-        return TaskProposal(proposals, gathered)
+        seen = self.scan(image, names)
+        return task_proposal(
+            image,
+            known,
+            seen.probabilities,
+            self.models,
+            [seen.embedding],
+            window_px=self.geometry.window_px,
+            heat=heat,
+        )
 
     def scan(self, image: Image, class_names: Sequence[str]) -> Scan:
         """Return the probabilities of classes that it knows, and mean features of the image."""
@@ -148,6 +130,7 @@ class PixelHeadFitted:
                     "name": model.name,
                     "settings": asdict(model.settings),
                     "confidence": asdict(model.confidence),
+                    "judged": model.judged,
                 }
                 for model in models
             ],
@@ -155,24 +138,20 @@ class PixelHeadFitted:
         }
         names = ["encoder", *self.models]
         saving.write(folder, about, [self.trunk, *(m.head for m in models)], names)
-        pixel_labels.write(folder / PIXELS_FILE, [model.memory for model in models])
-
-    def _proposal(
-        self, spec: ClassSpec, image: Image, probability: HeatMap
-    ) -> tuple[ClassProposal, HeatMap]:
-        model = self.models[spec.name]
-        settings = resolve(model.settings, spec, threshold=RULE_THRESHOLD)
-        mask = apply(image, probability, settings)
-        score = float(evidence.window_probs(probability, self.geometry.window_px).max())
-        regions = confidence.regions(mask, probability, score, model.confidence)
-        return ClassProposal(spec.name, mask, score, None, regions), probability
+        memories = [memory for model in models for memory in (model.memory, model.unseen)]
+        pixel_memory.write(folder / PIXELS_FILE, memories)
 
 
 class PixelHeads:
-    """The pipeline; `clock` gives seconds."""
+    """The pipeline; `clock` gives seconds, `steps` and `warm_steps` are those of each head."""
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Clock = time.monotonic,
+        steps: int = pixel_training.STEPS,
+        warm_steps: int = pixel_training.WARM_STEPS,
+    ) -> None:
+        self._clock, self._steps, self._warm_steps = clock, steps, warm_steps
 
     def fit(
         self,
@@ -188,9 +167,11 @@ class PixelHeads:
         """Train one head per class that has labelled pixels of both signs; samples in any order.
 
         A class that `warm_start` knows on the same encoder is trained on, and the labelled pixels
-        of samples that have not changed since are taken from it. Classes that cannot start are
-        skipped and say why in `metrics`. Raises NeedsWeights without pretrained weights,
-        NotEnoughLabels when no class can start, and whatever `report` raises to cancel.
+        of samples that have not changed since are taken from it; so are its settings while the
+        held-out masks stay the same and no more than twice as many samples are learnt from.
+        Classes that cannot start are skipped and say why in `metrics`. Raises NeedsWeights without
+        pretrained weights, NotEnoughLabels when no class can start, training.TrainingDiverged, and
+        whatever `report` raises to cancel.
         """
         began = self._clock()
         samples = planning.ordered(samples)
@@ -200,11 +181,23 @@ class PixelHeads:
             raise NotEnoughLabels(f"nothing to train on: {reasons}")
         trunk = _trunk(profile)
         warm = _usable(warm_start, trunk, profile)
-        fitting = _Fitting(samples, profile, trunk, device, warm, report, self._clock)
+        fitting = Fitting(
+            samples,
+            profile,
+            trunk.resident(device=device, bf16=profile.bf16 and has_bf16(device)),
+            device,
+            warm.models if warm else {},
+            warm.metrics["classes"] if warm else {},
+            self._clock,
+        )
+        gathered = fitting.memories(plans, _counted(report, len(samples)))
+        training = within(report, FEATURES_SHARE, 1.0)
         figures: dict[str, Any] = {name: {"skipped": why} for name, why in skipped.items()}
         models = []
-        for plan, memory in zip(plans, fitting.memories(plans), strict=True):
-            model, figures[plan.spec.name] = fitting.run(plan, memory)
+        for index, (plan, memories) in enumerate(zip(plans, gathered, strict=True)):
+            progress = ClassProgress(training, plan.spec.name, index, len(plans))
+            steps = self._warm_steps if plan.spec.name in fitting.warm else self._steps
+            model, figures[plan.spec.name] = fitting.run(plan, memories, steps, progress)
             models.append(model)
         metrics = {
             "profile": profile.name,
@@ -222,13 +215,15 @@ class PixelHeads:
         trunk = Hypercolumn(geometry.encoder)
         of_trunk, *of_heads = saving.read_weights(folder)
         trunk.load_state_dict(of_trunk)
-        memories = pixel_labels.read(folder / PIXELS_FILE, len(of_heads))
+        memories = pixel_memory.read(folder / PIXELS_FILE, 2 * len(of_heads))
         models = []
-        for entry, state, memory in zip(about["classes"], of_heads, memories, strict=True):
+        pairs = zip(memories[::2], memories[1::2], strict=True)
+        for entry, state, (memory, unseen) in zip(about["classes"], of_heads, pairs, strict=True):
             head = PixelHead(sum(trunk.channels))
             head.load_state_dict(state)
             settings, sure = Settings(**entry["settings"]), Confidence(**entry["confidence"])
-            models.append(PixelModel(entry["name"], head, settings, memory, sure))
+            model = PixelModel(entry["name"], head, settings, memory, unseen, entry["judged"], sure)
+            models.append(model)
         return PixelHeadFitted(geometry, trunk, models, about["metrics"], device)
 
 
@@ -240,10 +235,18 @@ def geometry_of(profile: Profile) -> Geometry:
     return Geometry(profile.encoder, profile.crop_px, profile.tile_px, profile.bf16)
 
 
-def rule_for(spec: ClassSpec) -> Settings:
-    """Return how probabilities become masks where no masks tell."""
-    threshold = THIN_THRESHOLD if is_thin(spec.name) else RULE_THRESHOLD
-    return default_settings(spec, threshold=threshold)
+def within(report: Report, start: float, stop: float) -> Report:
+    """Place the progress of a part between two fractions of the whole.
+
+    What comes after the part is not known: neither is the time left, unless it is the last.
+    """
+
+    def placed(progress: Progress) -> None:
+        fraction = start + (stop - start) * progress.fraction
+        left = progress.seconds_left if stop == 1 else None
+        report(replace(progress, fraction=fraction, seconds_left=left))
+
+    return placed
 
 
 def _trunk(profile: Profile) -> Hypercolumn:
@@ -260,130 +263,13 @@ def _usable(version: Fitted | None, trunk: Hypercolumn, profile: Profile) -> Pix
     """Return the version if its heads stand on the same features."""
     if not isinstance(version, PixelHeadFitted) or version.geometry.encoder != profile.encoder:
         return None
-    pairs = zip(version.trunk.parameters(), trunk.parameters(), strict=True)
-    return version if all(torch.equal(old, new) for old, new in pairs) else None
+    old, new = version.trunk.state_dict(), trunk.state_dict()
+    return version if all(torch.equal(old[key], new[key]) for key in new) else None
 
 
-@dataclass(frozen=True)
-class _Fitting:
-    """What the classes of one training share."""
+def _counted(report: Report, samples: int) -> Callable[[int], None]:
+    def done(number: int) -> None:
+        fraction = FEATURES_SHARE * number / samples
+        report(Progress("features", "", number, samples, fraction))
 
-    samples: Sequence[Sample]
-    profile: Profile
-    trunk: Hypercolumn
-    device: str
-    warm: PixelHeadFitted | None
-    report: Report
-    clock: Clock
-
-    def memories(self, plans: Sequence[ClassPlan]) -> list[tuple[Memory, Memory]]:
-        """Look at each image once; per class the pixels to learn and those held out."""
-        wanted = [self._places(plan) for plan in plans]
-        found: list[tuple[dict[str, Pixels], dict[str, Pixels]]] = [({}, {}) for _ in plans]
-        extractor = self.trunk.resident(
-            device=self.device, bf16=self.profile.bf16 and has_bf16(self.device)
-        )
-        for index, sample in enumerate(self.samples):
-            levels = None
-            for plan, (learn, unseen), kept in zip(plans, wanted, found, strict=True):
-                for places, memory in zip((learn.get(index), unseen.get(index)), kept, strict=True):
-                    if places is None:
-                        continue
-                    memory_of = self._remembered(plan.spec.name, sample.key, places)
-                    if memory_of is None:
-                        levels = extractor.levels(sample.load()) if levels is None else levels
-                        memory_of = pixel_labels.look(levels, places)
-                    memory[sample.key] = memory_of
-            fraction = 0.5 * (index + 1) / len(self.samples)
-            step = Progress("features", "", index + 1, len(self.samples), fraction)
-            self.report(step)
-        return list(found)
-
-    def run(
-        self, plan: ClassPlan, memory: tuple[Memory, Memory]
-    ) -> tuple[PixelModel, dict[str, Any]]:
-        """Train, judge and calibrate the head of one class."""
-        began = self.clock()
-        learn, unseen = (list(part.values()) for part in memory)
-        name = plan.spec.name
-        head, is_warm = self._head(name, learn, plan.seed)
-        steps = pixel_training.WARM_STEPS if is_warm else pixel_training.STEPS
-        loss = pixel_training.train(
-            head, learn, steps=steps, seed=plan.seed, report=self._reporter(name, steps)
-        )
-        model = PixelModel(name, head, rule_for(plan.spec), memory[0])
-        choice = self._calibrated(model, plan)
-        labels = np.concatenate([pixels.labels for pixels in learn])
-        figures = {
-            "positive_points": len(plan.learn.positives),
-            "negative_points": len(plan.learn.negatives),
-            "contradicted_points": plan.learn.contradicted,
-            "held_out_points": len(plan.held_out.positives) + len(plan.held_out.negatives),
-            "pixels": {"positive": int(labels.sum()), "negative": int((~labels).sum())},
-            "warm_start": is_warm,
-            "steps": steps,
-            "loss": loss,
-            "f_measure": pixel_training.f_measure(head, unseen),
-            "seconds": self.clock() - began,
-            "settings": asdict(choice.settings),
-            "calibration": choice.table,
-        }
-        chosen = replace(model, settings=choice.settings, confidence=choice.confidence)
-        return chosen, figures
-
-    def _places(self, plan: ClassPlan) -> tuple[Mapping[int, Places], Mapping[int, Places]]:
-        learnt = [n for n, sample in enumerate(self.samples) if sample.key not in plan.unseen]
-        name, patch_px = plan.spec.name, self.profile.crop_px
-        return (
-            pixel_labels.places(self.samples, name, plan.learn, patch_px, among=learnt),
-            pixel_labels.places(self.samples, name, plan.held_out, patch_px, among=()),
-        )
-
-    def _remembered(self, class_name: str, key: str, places: Places) -> Pixels | None:
-        if self.warm is None or class_name not in self.warm.models:
-            return None
-        kept = self.warm.models[class_name].memory.get(key)
-        return kept if kept is not None and kept.digest == places.digest else None
-
-    def _head(self, class_name: str, pixels: Sequence[Pixels], seed: int) -> tuple[PixelHead, bool]:
-        """Copy the head of the version to start from, or make a fresh one."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head = PixelHead(sum(self.trunk.channels)).to(self.device)
-        if self.warm is not None and class_name in self.warm.models:
-            head.load_state_dict(self.warm.models[class_name].head.state_dict())
-            return head, True
-        columns = np.concatenate([p.columns for p in pixels]).astype(np.float32)
-        head.set_range(torch.from_numpy(columns))
-        return head, False
-
-    def _calibrated(self, model: PixelModel, plan: ClassPlan) -> calibration.Choice:
-        """Choose how probabilities are cut, on masks that were not learnt: others look too good."""
-        trial = PixelHeadFitted(geometry_of(self.profile), self.trunk, [model], {}, self.device)
-
-        def heat_and_score(image: Image, _: int) -> tuple[HeatMap, float]:
-            (heat,) = trial.scan(image, [model.name]).probabilities
-            return heat, float(evidence.window_probs(heat, self.profile.crop_px).max())
-
-        unseen = [sample for sample in self.samples if sample.key in plan.unseen]
-        return calibration.choose(
-            unseen,
-            plan.spec,
-            heat_and_score,
-            iterations=(1,),
-            thresholds=THRESHOLDS,
-            rule=rule_for(plan.spec),
-        )
-
-    def _reporter(self, class_name: str, steps: int) -> Callable[[int, float], None]:
-        began = self.clock()
-
-        def report(step: int, loss: float) -> None:
-            left = (self.clock() - began) / step * (steps - step)
-            fraction = 0.5 + 0.4 * step / steps
-            progress = Progress(
-                "training", class_name, step, steps, fraction, loss=loss, seconds_left=left
-            )
-            self.report(progress)
-
-        return report
+    return done

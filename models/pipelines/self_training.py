@@ -18,51 +18,37 @@ import cv2
 import numpy as np
 import torch
 
-from models import calibration, confidence, dense, evidence, losses, planning, pseudo_labels, saving
+from models import calibration, dense, losses, planning, pseudo_labels, saving
 from models.base import (
-    ClassProposal,
     ClassSpec,
     Fitted,
     HeatMap,
     Image,
     Profile,
-    Progress,
     Report,
     Sample,
     TaskProposal,
 )
 from models.confidence import Confidence
-from models.dense_crops import Load
+from models.dense import Scan
+from models.dense_crops import FloatMap, Load, check_image
 from models.networks.unet import TruncatedUNet, inference_copy
-from models.pipelines.pixel_head import (
-    RULE_THRESHOLD,
-    THRESHOLDS,
-    PixelHeadFitted,
-    PixelHeads,
-    rule_for,
-)
-from models.settings import Settings, apply, is_thin, resolve
+from models.pipelines.pixel_head import Geometry, PixelHeadFitted, PixelHeads, geometry_of, within
+from models.pixel_fitting import THRESHOLDS, rule_for
+from models.proposing import score_of, task_proposal
+from models.settings import Settings, is_thin, resolve
 from models.training import ClassProgress, Clock, has_bf16
 
 FORMAT = 1
 NAME = "self_training"
 TEACHER_FOLDER = "teacher"
 TEACHER_SHARE = 0.3  # of the time
-MOST_SAMPLES = 160  # labelled by the teacher; more take time and bring little
+MOST_SAMPLES = 120  # labelled by the teacher; more take time and bring little
 SIDE_PX = 448  # compact defects are seen at a scale at which images are about this large
 THIN_WIDTHS, COMPACT_WIDTHS = (64, 32), (128, 64, 32)  # of the student's decoder
-THIN_RULE = Settings("threshold", 1, 0.6, 40)  # the student draws the outline itself
+THIN_RULE = Settings("threshold", 1, 0.85, 40)  # the student draws the outline itself
+SHARE = 0.5  # of the student in the heat; their mean beat either by .02 to .05 on cracks
 LOSS = "bce_soft_iou"
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a saved version needs to compute as it did when trained."""
-
-    encoder: str
-    window_px: int
-    tile_px: int
-    bf16: bool
 
 
 @dataclass(frozen=True)
@@ -119,35 +105,36 @@ class SelfTrainingFitted:
         of a spec mean nothing here. Raises ValueError for another kind of array.
         """
         known = [spec for spec in specs if spec.name in self.students]
-        heats, embedding = self.heats(image, [spec.name for spec in known])
-        window_px = self.geometry.window_px
-        probs = [evidence.window_probs(h, window_px) for h in heats]
-        proposals = []
-        for spec, own, windows in zip(known, heats, probs, strict=True):
-            student = self.students[spec.name]
-            mask = apply(image, own, resolve(student.settings, spec, threshold=RULE_THRESHOLD))
-            score = float(windows.max())
-            regions = confidence.regions(mask, own, score, student.confidence)
-            proposals.append(ClassProposal(spec.name, mask, score, own if heat else None, regions))
-        stats = {
-            p.class_name: evidence.proposal_stats(p.mask, own)
-            for p, own in zip(proposals, heats, strict=True)
-        }
-        names = [spec.name for spec in known]
-        seen = evidence.gather(names, probs, [embedding] if known else [], stats)
-        return TaskProposal(tuple(proposals), seen)
+        heats, embeddings = self.heats(image, [spec.name for spec in known])
+        return task_proposal(
+            image,
+            known,
+            heats,
+            self.students,
+            embeddings,
+            window_px=self.geometry.window_px,
+            heat=heat,
+        )
 
-    def heats(self, image: Image, class_names: Sequence[str]) -> tuple[list[HeatMap], HeatMap]:
-        """Return the probability maps of classes that it knows, and the embedding (D,)."""
+    def heats(
+        self, image: Image, class_names: Sequence[str]
+    ) -> tuple[list[HeatMap], list[FloatMap]]:
+        """Return the probability maps of classes that it knows, and mean features (D,).
+
+        The teacher looks only where it has a share in the heat; then its features are returned.
+        """
+        check_image(image)
         mixed = [name for name in class_names if self.students[name].share < 1]
-        seen = self.teacher.scan(image, mixed or class_names[:1])
-        taught = dict(zip(mixed, seen.probabilities, strict=False))
+        found = [self._student_scan(name, image) for name in class_names]
+        if not mixed:
+            return [heat for heat, _ in found], [embedding for _, embedding in found]
+        seen = self.teacher.scan(image, mixed)
+        taught = dict(zip(mixed, seen.probabilities, strict=True))
         heats = []
-        for name in class_names:
+        for name, (own, _) in zip(class_names, found, strict=True):
             share = self.students[name].share
-            own = self._student_heat(name, image)
-            heats.append(own if share == 1 else share * own + (1 - share) * taught[name])
-        return heats, seen.embedding
+            heats.append(share * own + (1 - share) * taught[name] if name in taught else own)
+        return heats, [seen.embedding]
 
     def save(self, folder: Path) -> None:
         """Write safetensors and JSON into an existing empty folder, the teacher below it.
@@ -175,22 +162,28 @@ class SelfTrainingFitted:
         (folder / TEACHER_FOLDER).mkdir()
         self.teacher.save(folder / TEACHER_FOLDER)
 
-    def _student_heat(self, name: str, image: Image) -> HeatMap:
+    def _student_scan(self, name: str, image: Image) -> Scan:
         scale = self.students[name].scale
         seen = image if scale == 1 else pseudo_labels.shrunk(image, scale)
-        found = dense.predict(self._resident[name], seen, self.geometry.tile_px)
+        found = dense.scan(self._resident[name], seen, self.geometry.tile_px)
         if scale == 1:
             return found
         size = image.shape[1], image.shape[0]
-        return np.asarray(cv2.resize(found, size, interpolation=cv2.INTER_LINEAR), np.float32)
+        enlarged = cv2.resize(found.probability, size, interpolation=cv2.INTER_LINEAR)
+        return Scan(np.asarray(enlarged, np.float32), found.embedding)
 
 
 class SelfTraining:
     """The pipeline; `clock` gives seconds; `steps` of the student, None = those of the profile."""
 
-    def __init__(self, clock: Clock = time.monotonic, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock = time.monotonic,
+        steps: int | None = None,
+        teacher: PixelHeads | None = None,
+    ) -> None:
         self._clock, self._steps = clock, steps
-        self._teacher = PixelHeads(clock)
+        self._teacher = teacher or PixelHeads(clock)
 
     def fit(
         self,
@@ -210,23 +203,21 @@ class SelfTraining:
         """
         began = self._clock()
         samples = planning.ordered(samples)
-        warm = warm_start if isinstance(warm_start, SelfTrainingFitted) else None
+        warm = _usable(warm_start, profile)
         teacher = self._teacher.fit(
             samples,
             specs=specs,
             profile=profile,
             seed=seed,
             device=device,
-            report=_within(report, 0.0, TEACHER_SHARE),
+            report=within(report, 0.0, TEACHER_SHARE),
             warm_start=warm.teacher if warm else warm_start,
         )
         own = [spec for spec in specs if spec.name in teacher.classes]
         figures = dict(teacher.metrics["classes"])
         students = []
         for index, spec in enumerate(own):
-            progress = ClassProgress(
-                _within(report, TEACHER_SHARE, 1.0), spec.name, index, len(own)
-            )
+            progress = ClassProgress(within(report, TEACHER_SHARE, 1.0), spec.name, index, len(own))
             job = _Job(self, teacher, samples, spec, profile, seed, device, warm)
             student, of_student = job.run(progress)
             students.append(student)
@@ -263,11 +254,6 @@ class SelfTraining:
 
 
 PIPELINE = SelfTraining()
-
-
-def geometry_of(profile: Profile) -> Geometry:
-    """Return what a version trained under this profile needs to remember."""
-    return Geometry(profile.encoder, profile.crop_px, profile.tile_px, profile.bf16)
 
 
 def widths_of(class_name: str) -> tuple[int, ...]:
@@ -311,7 +297,7 @@ class _Job:
         )
         network.to("cpu")
         progress.calibrating()
-        share = 1.0 if is_thin(name) else 0.5
+        share = SHARE
         student = Student(name, network, scale, share, _rule(self.spec))
         choice = self._calibrated(student)
         figures = {
@@ -371,8 +357,8 @@ class _Job:
         trial = SelfTrainingFitted(geometry, self.teacher, [student], {}, self.device)
 
         def heat_and_score(image: Image, _: int) -> tuple[HeatMap, float]:
-            (heat,), _embedding = trial.heats(image, [student.name])
-            return heat, float(evidence.window_probs(heat, geometry.window_px).max())
+            (heat,) = trial.heats(image, [student.name])[0]
+            return heat, score_of(heat, geometry.window_px)
 
         learnt = self.teacher.models[self.spec.name].memory
         unseen = [sample for sample in self.samples if sample.key not in learnt or sample.held_out]
@@ -386,18 +372,15 @@ class _Job:
         )
 
 
+def _usable(version: Fitted | None, profile: Profile) -> SelfTrainingFitted | None:
+    """Return the version if its networks have the wanted encoder."""
+    if isinstance(version, SelfTrainingFitted) and version.geometry.encoder == profile.encoder:
+        return version
+    return None
+
+
 def _rule(spec: ClassSpec) -> Settings:
     """Return how the mean of student and teacher becomes a mask where no masks tell."""
     if is_thin(spec.name) and spec.refine in (None, THIN_RULE.refine):
         return resolve(THIN_RULE, spec)
     return rule_for(spec)
-
-
-def _within(report: Report, start: float, stop: float) -> Report:
-    """Place a progress in a part of the whole; what is left after it is not known."""
-
-    def placed(progress: Progress) -> None:
-        fraction = start + (stop - start) * progress.fraction
-        report(replace(progress, fraction=fraction))
-
-    return placed

@@ -15,7 +15,8 @@ def small_network(
     seed: int = 0, encoder: str = "resnet18", classes: int = 1, stages: int = 2
 ) -> TruncatedUNet:
     """Random weights, batch-norm statistics as after training, scores balanced around zero."""
-    return copy.deepcopy(_small_network(seed, encoder, classes, stages))
+    with torch.random.fork_rng(devices=[]):
+        return copy.deepcopy(_small_network(seed, encoder, classes, stages))
 
 
 @cache

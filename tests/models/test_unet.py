@@ -19,6 +19,11 @@ MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    torch.manual_seed(0)
+
+
 def by_hand(network: TruncatedUNet, x: Tensor) -> Tensor:
     """The score map of a ResNet18 network of two or three stages, from its state alone."""
     s = network.state_dict()
