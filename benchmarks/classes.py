@@ -28,7 +28,7 @@ from backend.evaluation.clicks import clicks
 from backend.evaluation.folders import Pair, read_folder
 from backend.evaluation.scoring import Tally
 from models.base import ClassSpec, Fitted, Profile, Sample
-from models.training import PROFILES
+from models.learning.training import PROFILES
 
 DATA = Path(os.environ.get("LABELCLIMB_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SETS = {"rust": "rust_train", "spalling": "spalling_train", "crack": "deepcrack_train"}

@@ -28,8 +28,8 @@ import torch
 
 import models.base
 from models.base import ClassSpec, Fitted, Image, Mask, Progress, Sample, WeakPoint
+from models.learning.training import PROFILES
 from models.metrics import f_measure
-from models.training import PROFILES
 
 DATA = Path(os.environ.get("LABELCLIMB_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CLASS_OF_SET = {"rust_train": "rust", "spalling_train": "spalling"}

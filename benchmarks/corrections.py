@@ -4,8 +4,8 @@
 
 A number of clicked images, some with verified masks and some of those held out, and a version
 fitted on them, as a server has it: saved and loaded. Then one more image gets a corrected mask, and
-the next tasks are proposed for anew. Images are photographs of LABELCLIMB_DATA, resized and cropped;
-those of tasks and corrections are decoded before, as a server's cache would hold them.
+the next tasks are proposed for anew. Images are photographs of LABELCLIMB_DATA, resized and
+cropped; those of tasks and corrections are decoded before, as a server's cache would hold them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quality import WEIGHTS
 
 import models.base
 from models.base import ClassSpec, Fitted, Image, Mask, Sample
-from models.training import PROFILES
+from models.learning.training import PROFILES
 
 TARGET_S = 15.0  # from a correction to refreshed proposals, on two cores
 Result = TypeVar("Result")

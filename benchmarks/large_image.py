@@ -42,8 +42,8 @@ from safetensors.torch import load_file, save_file
 
 from models import refine, tiling
 from models.base import Image, Mask
+from models.learning.training import has_bf16
 from models.networks.unet import TruncatedUNet, inference_copy
-from models.training import has_bf16
 
 WINDOW_PX = 64  # the crop of the cpu profile
 DEFECTIVE_SHARE = 0.1  # of the tiles

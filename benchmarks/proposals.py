@@ -33,8 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import refine, tiling
 from models.base import HeatMap, Image, Mask
 from models.climbing import climb
+from models.learning.training import PROFILES, has_bf16
 from models.networks.unet import TruncatedUNet, inference_copy
-from models.training import PROFILES, has_bf16
 
 ADVCAM_FASTER, CAM_FASTER, CEILING_SHARE = 12.0, 2.5, 0.70
 EXACT, NEARLY_EXACT = 1e-5, 1e-4

@@ -144,7 +144,7 @@ Report = Callable[[Progress], None]  # may raise to cancel the training
 
 @dataclass(frozen=True)
 class Profile:
-    """Size and length of a training; `cpu` and `gpu` are in `models.training.PROFILES`.
+    """Size and length of a training; `cpu` and `gpu` are in `models.learning.training.PROFILES`.
 
     encoder_weights: a safetensors file in timm's names, "hub" to let timm download, or None
         (random weights).

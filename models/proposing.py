@@ -8,10 +8,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models import confidence, evidence
+from models import evidence
 from models.base import ClassProposal, ClassSpec, HeatMap, Image, TaskProposal
-from models.confidence import Confidence
-from models.settings import Settings, apply, resolve
+from models.masks import confidence
+from models.masks.confidence import Confidence
+from models.masks.settings import Settings, apply, resolve
 
 RULE_THRESHOLD = 0.5  # of a probability, where a spec asks for a refinement and nothing else
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -160,11 +162,18 @@ def test_both_encoders_keep_the_region() -> None:
 
 
 def test_the_peak_sees_what_was_freed_again() -> None:
-    large_image = module("large_image")
-    baseline = large_image.reset_peak()
-    np.ones(128 << 20, dtype=np.uint8).sum()
-    assert 120 <= (large_image.peak_bytes() - baseline) / large_image.MIB <= 192
-    assert large_image.reset_peak() - baseline < 64 * large_image.MIB
+    """In a process of its own: here, others' freed memory is kept for later."""
+    code = """
+import numpy as np, large_image
+baseline = large_image.reset_peak()
+np.ones(128 << 20, dtype=np.uint8).sum()
+print(large_image.peak_bytes() - baseline, large_image.reset_peak() - baseline)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    seen_mib, after_mib = (int(text) / (1 << 20) for text in done.stdout.split())
+    assert 120 <= seen_mib <= 192
+    assert after_mib < 64
 
 
 def test_the_large_image_needs_models_alone() -> None:

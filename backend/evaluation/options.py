@@ -93,7 +93,7 @@ def weights(given: str | None, default: str | None) -> str | None:
 
 def profile_named(name: str, encoder_weights: str | None) -> Profile:
     """Return a profile with these encoder weights; raises SettingsError naming the known ones."""
-    from models.training import PROFILES
+    from models.learning.training import PROFILES
 
     _known("profile", name, tuple(PROFILES))
     return replace(PROFILES[name], encoder_weights=encoder_weights)

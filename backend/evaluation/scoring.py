@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from models import metrics
 from models.base import HeatMap, Mask
-from models.correction import correction_cost_s, draw_s
 from models.curves import Curves, ranking_levels
+from models.masks.correction import correction_cost_s, draw_s
 from models.metrics import Counts, Instances, Matches
 
 TOLERANCE_PX = 2
@@ -95,7 +95,7 @@ class Tally:
         """Estimate the share of drawing time that correcting the proposals instead would save.
 
         1 - seconds to correct all / seconds to draw all, by the cost model of
-        `models.correction`: a surrogate of ours, not the paper's measured relative time saving.
+        `models.masks.correction`: a surrogate of ours, not the paper's measured time saving.
         Below 0 when correcting takes longer; None when there is nothing to draw.
         """
         return 1 - self._correction_s / self._scratch_s if self._scratch_s else None

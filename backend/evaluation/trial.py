@@ -26,7 +26,7 @@ from models.base import (
     Report,
     Sample,
 )
-from models.training import TrainingDiverged
+from models.learning.training import TrainingDiverged
 
 
 @dataclass(frozen=True)

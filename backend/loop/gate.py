@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Mask
-from models.correction import TOLERANCE_PX, correction
+from models.masks.correction import TOLERANCE_PX, correction
 
 MIN_TASKS = 5  # below it resampling says nothing and a simple rule judges
 WORSE_COST = 1.5
@@ -26,7 +26,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How a version did for one class of one validation task; see `models.correction`."""
+    """How a version did for one class of one validation task; see `models.masks.correction`."""
 
     task: str
     class_name: str

@@ -32,8 +32,8 @@ from models.base import (
     Sample,
     WeakPoint,
 )
+from models.learning.training import PROFILES, TrainingDiverged
 from models.pipelines.auto import AutoFitted, combine
-from models.training import PROFILES, TrainingDiverged
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from models import calibration, confidence, evidence, planning, saving, tiling, training
+from models import evidence, saving, tiling
 from models.base import (
     ClassProposal,
     ClassSpec,
@@ -28,11 +28,13 @@ from models.base import (
     Sample,
     TaskProposal,
 )
-from models.calibration import Settings
-from models.confidence import Confidence
+from models.learning import planning, training
+from models.learning.planning import ClassPlan, Material
+from models.learning.training import Trained
+from models.masks import calibration, confidence
+from models.masks.calibration import Settings
+from models.masks.confidence import Confidence
 from models.networks.unet import TruncatedUNet, inference_copy
-from models.planning import ClassPlan, Material
-from models.training import Trained
 
 FORMAT, READABLE = 2, (1, 2)
 

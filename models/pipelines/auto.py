@@ -33,12 +33,12 @@ from models.base import (
     Sample,
     TaskProposal,
 )
-from models.correction import correction
+from models.learning.planning import held_out, ordered
+from models.learning.training import Clock
+from models.masks.correction import correction
+from models.masks.settings import is_thin
 from models.pipelines import segmenter
 from models.pipelines.segmenter import Segmenter, shown_by
-from models.planning import held_out, ordered
-from models.settings import is_thin
-from models.training import Clock
 
 FORMAT = 1
 SETTINGS_FILE = "auto.json"

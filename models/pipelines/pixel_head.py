@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from models import pixel_memory, pixel_training, planning, saving
+from models import saving
 from models.base import (
     ClassSpec,
     Fitted,
@@ -27,13 +27,15 @@ from models.base import (
     Sample,
     TaskProposal,
 )
-from models.confidence import Confidence
+from models.learning import planning
+from models.learning.training import ClassProgress, Clock, has_bf16
+from models.masks.confidence import Confidence
+from models.masks.settings import Settings
 from models.networks.hypercolumn import Hypercolumn, PixelHead
-from models.pixel_fitting import Fitting, PixelModel
-from models.pixel_scan import Scan, scan
+from models.pixels import pixel_memory, pixel_training
+from models.pixels.pixel_fitting import Fitting, PixelModel
+from models.pixels.pixel_scan import Scan, scan
 from models.proposing import task_proposal
-from models.settings import Settings
-from models.training import ClassProgress, Clock, has_bf16
 
 FORMAT = 1
 NAME = "pixel_head"

@@ -15,18 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import (
-    calibration,
-    confidence,
-    dense,
-    evidence,
-    losses,
-    partial_labels,
-    planning,
-    refine,
-    saving,
-    training,
-)
+from models import evidence, refine, saving
 from models.base import (
     ClassProposal,
     ClassSpec,
@@ -39,12 +28,14 @@ from models.base import (
     Sample,
     TaskProposal,
 )
-from models.confidence import Confidence
-from models.dense import Scan
-from models.dense_crops import Load
+from models.learning import dense, losses, partial_labels, planning, training
+from models.learning.dense import Scan
+from models.learning.dense_crops import Load
+from models.masks import calibration, confidence
+from models.masks.confidence import Confidence
+from models.masks.settings import Settings, apply, resolve
 from models.networks.unet import TruncatedUNet, inference_copy
 from models.pipelines.advcam import AdvCamFitted, ClassModel, Geometry, geometry_of
-from models.settings import Settings, apply, resolve
 
 FORMAT = 1
 NAME = "segmenter"
@@ -143,9 +134,9 @@ class SegmenterFitted:
 class Segmenter:
     """The pipeline; `clock` gives seconds.
 
-    loss: name of one of `models.losses`; least_masks: verified masks that must show a class;
-    weak_weight: see WEAK_WEIGHT, 0 = masks alone; classifier: its networks are started from where
-    `warm_start` has none of the class.
+    loss: name of one of `models.learning.losses`; least_masks: verified masks that must show a
+    class; weak_weight: see WEAK_WEIGHT, 0 = masks alone; classifier: its networks are started from
+    where `warm_start` has none of the class.
     """
 
     clock: training.Clock = time.monotonic

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from models import calibration, dense, losses, planning, pseudo_labels, saving
+from models import saving
 from models.base import (
     ClassSpec,
     Fitted,
@@ -29,15 +29,17 @@ from models.base import (
     Sample,
     TaskProposal,
 )
-from models.confidence import Confidence
-from models.dense import Scan
-from models.dense_crops import FloatMap, Load, check_image
+from models.learning import dense, losses, planning, pseudo_labels
+from models.learning.dense import Scan
+from models.learning.dense_crops import FloatMap, Load, check_image
+from models.learning.training import ClassProgress, Clock, has_bf16
+from models.masks import calibration
+from models.masks.confidence import Confidence
+from models.masks.settings import Settings, is_thin, resolve
 from models.networks.unet import TruncatedUNet, inference_copy
 from models.pipelines.pixel_head import Geometry, PixelHeadFitted, PixelHeads, geometry_of, within
-from models.pixel_fitting import THRESHOLDS, rule_for
+from models.pixels.pixel_fitting import THRESHOLDS, rule_for
 from models.proposing import score_of, task_proposal
-from models.settings import Settings, is_thin, resolve
-from models.training import ClassProgress, Clock, has_bf16
 
 FORMAT = 1
 NAME = "self_training"

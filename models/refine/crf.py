@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models import lattice
 from models.base import HeatMap, Image, Mask
+from models.masks import lattice
 from models.refine import Cut, threshold
 from models.refine.threshold import finish, scaled
 

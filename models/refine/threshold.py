@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from models.base import HeatMap, Image, Mask
-from models.components import label
+from models.masks.components import label
 from models.refine import Cut
 
 summary = "Everything hot, gaps closed, specks dropped: the paper's, for defects of any colour."

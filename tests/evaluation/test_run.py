@@ -21,7 +21,7 @@ from backend.evaluation import options as options_module
 from backend.evaluation import run as evaluation
 from backend.evaluation.options import Options
 from backend.evaluation.splits import Wanted
-from models.training import PROFILES
+from models.learning.training import PROFILES
 from tests.evaluation.making import SIZE, Darkness, folder, surface, write
 
 PROFILE = replace(

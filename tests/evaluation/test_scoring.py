@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 
 from backend.evaluation.scoring import Figures, Tally
 from models.base import HeatMap, Mask
-from models.correction import correction_cost_s, draw_s
+from models.masks.correction import correction_cost_s, draw_s
 
 Case = tuple[Mask, HeatMap, Mask]  # proposal, heat, truth
 

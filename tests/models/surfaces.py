@@ -10,8 +10,8 @@ import numpy as np
 
 import models.base
 from models.base import ClassSpec, Image, Mask, Sample, TaskProposal, WeakPoint
+from models.learning.training import PROFILES
 from models.pipelines.advcam import AdvCam, AdvCamFitted
-from models.training import PROFILES
 
 PROFILE = replace(
     PROFILES["cpu"],

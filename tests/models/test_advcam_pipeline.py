@@ -22,11 +22,11 @@ from models.base import (
     Sample,
     WeakPoint,
 )
-from models.confidence import Confidence
+from models.learning.training import TrainingDiverged
+from models.masks.confidence import Confidence
 from models.metrics import f_measure
 from models.pipelines import advcam
 from models.pipelines.advcam import AdvCam, AdvCamFitted
-from models.training import TrainingDiverged
 from tests.models.surfaces import CRACK, PROFILE, SAMPLES, SIZE, fit, same, surface
 
 

@@ -29,10 +29,10 @@ from models.base import (
     TaskProposal,
     WeakPoint,
 )
+from models.learning.training import PROFILES
 from models.pipelines import auto
 from models.pipelines.auto import Auto, AutoFitted, Part, combine, joined, start_of
 from models.pipelines.segmenter import Segmenter
-from models.training import PROFILES
 from tests.models.test_segmenter_pipeline import PROFILE as SMALL
 from tests.models.test_segmenter_pipeline import picture
 

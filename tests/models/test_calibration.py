@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from models import calibration, refine, search
+from models import refine
 from models.base import ClassSpec, HeatMap, Image, Mask, Sample
-from models.calibration import Settings
-from models.confidence import Confidence
+from models.masks import calibration, search
+from models.masks.calibration import Settings
+from models.masks.confidence import Confidence
 from models.metrics import Matches
 
 SIZE = 72

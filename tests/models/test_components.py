@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.base import Mask
-from models.components import label, typical_width_px, width_px
+from models.masks.components import label, typical_width_px, width_px
 
 
 def bar(thickness_px: int, length_px: int = 120) -> Mask:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from models import confidence
 from models.base import HeatMap, Mask, Region
-from models.confidence import Confidence, Proposed
+from models.masks import confidence
+from models.masks.confidence import Confidence, Proposed
 
 CELL = 12  # a square of 8 px in each cell of a grid
 GRID = 6

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models import correction as surrogate
 from models.base import Mask
-from models.correction import correction, correction_cost_s
+from models.masks import correction as surrogate
+from models.masks.correction import correction, correction_cost_s
 from models.metrics import outline_px
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models import crops
 from models.base import Image, Mask, NotEnoughLabels, Sample, WeakPoint
-from models.crops import Click, Ints, Wanted
+from models.learning import crops
+from models.learning.crops import Click, Ints, Wanted
 
 CROP = 16
 

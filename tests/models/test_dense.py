@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import dense, losses, training
-from models.dense import train
-from models.dense_crops import CropSource, DenseSample, Load
+from models.learning import dense, losses, training
+from models.learning.dense import train
+from models.learning.dense_crops import CropSource, DenseSample, Load
+from models.learning.training import EVALUATIONS, PROFILES, Standing, Trained, TrainingDiverged
 from models.networks.unet import TruncatedUNet
-from models.training import EVALUATIONS, PROFILES, Standing, Trained, TrainingDiverged
 from tests.models.small_network import Brightness, small_network, state
 
 PROFILE = replace(

@@ -16,9 +16,9 @@ from torch.nn import functional
 from models.base import Image
 from models.networks import hypercolumn
 from models.networks.hypercolumn import COLOURS, Hypercolumn, Levels, PixelHead
-from models.pixel_labels import Pixels
-from models.pixel_scan import scan
-from models.pixel_training import train
+from models.pixels.pixel_labels import Pixels
+from models.pixels.pixel_scan import scan
+from models.pixels.pixel_training import train
 from tests.models.small_network import state
 
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models import lattice
+from models.masks import lattice
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import training
+from models.learning import training
 
 
 def test_new_light_keeps_range_and_structure() -> None:

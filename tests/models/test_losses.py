@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import losses
+from models.learning import losses
 
 SHAPE = (2, 5, 7)
 NAMES = sorted(losses.LOSSES)

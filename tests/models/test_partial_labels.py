@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models import partial_labels
 from models.base import Image, Mask, Sample, WeakPoint
-from models.dense_crops import DenseSample
+from models.learning import partial_labels
+from models.learning.dense_crops import DenseSample
 
 IMAGE: Image = np.zeros((40, 60, 3), np.uint8)
 

@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import models.base
-from models import pixel_fitting, pixel_training
 from models.base import ClassSpec, Fitted, Image, Mask, NotEnoughLabels, Profile, Progress, Sample
 from models.base import WeakPoint as Point
+from models.learning.training import PROFILES
 from models.metrics import f_measure
 from models.networks.hypercolumn import Hypercolumn
 from models.pipelines import pixel_head
 from models.pipelines.pixel_head import NeedsWeights, PixelHeadFitted, PixelHeads
-from models.training import PROFILES
+from models.pixels import pixel_fitting, pixel_training
 from tests.models.small_network import state
 from tests.models.surfaces import same
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from models import pixel_memory
 from models.base import Image, Mask, Sample
-from models.crops import Click, Clicks
+from models.learning.crops import Click, Clicks
 from models.networks import hypercolumn
 from models.networks.hypercolumn import Hypercolumn, Levels
-from models.pixel_labels import Pixels, Places, places
-from models.pixel_memory import Wanted, gather, look
+from models.pixels import pixel_memory
+from models.pixels.pixel_labels import Pixels, Places, places
+from models.pixels.pixel_memory import Wanted, gather, look
 
 NONE = Clicks((), ())
 

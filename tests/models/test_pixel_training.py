@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import pixel_training
+from models.learning.training import TrainingDiverged
 from models.networks.hypercolumn import PixelHead
-from models.pixel_labels import Pixels
-from models.pixel_training import f_measure, train
-from models.training import TrainingDiverged
+from models.pixels import pixel_training
+from models.pixels.pixel_labels import Pixels
+from models.pixels.pixel_training import f_measure, train
 from tests.models.small_network import state
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models import planning
 from models.base import ClassSpec, Sample, WeakPoint
-from models.crops import Clicks
-from models.training import PROFILES
+from models.learning import planning
+from models.learning.crops import Clicks
+from models.learning.training import PROFILES
 
 SPEC = ClassSpec("crack")
 PROFILE = replace(PROFILES["cpu"], crop_px=8)

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from models import pseudo_labels
 from models.base import HeatMap, Image, Mask, Sample, WeakPoint
-from models.dense_crops import DenseSample, checked
-from models.pseudo_labels import compact, labelled, scaled, shrunk, thin
-from models.settings import Settings
+from models.learning import pseudo_labels
+from models.learning.dense_crops import DenseSample, checked
+from models.learning.pseudo_labels import compact, labelled, scaled, shrunk, thin
+from models.masks.settings import Settings
 
 PLAIN = Settings("threshold", 1, 0.5, 12, closing_px=1)
 SOFT = Settings("guided", 1, 0.5, 12, width_px=8)

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from models import crops, sampling
 from models.base import Sample
-from models.crops import Ints, Surroundings
-from models.sampling import Ahead, Batch, CropSource, Draw, Supply
+from models.learning import crops, sampling
+from models.learning.crops import Ints, Surroundings
+from models.learning.sampling import Ahead, Batch, CropSource, Draw, Supply
 
 CROP = 16
 

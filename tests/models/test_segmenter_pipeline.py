@@ -12,17 +12,17 @@ import pytest
 import torch
 
 import models.base
-from models import dense
 from models.base import ClassSpec, Fitted, Image, Mask, NotEnoughLabels, Progress, Sample, WeakPoint
-from models.dense_crops import DenseSample
 from models.evidence import window_probs
+from models.learning import dense
+from models.learning.dense_crops import DenseSample
+from models.learning.training import PROFILES, Trained
+from models.masks.settings import default_settings
 from models.metrics import f_measure
 from models.networks.unet import TruncatedUNet
 from models.pipelines import segmenter
 from models.pipelines.advcam import AdvCamFitted, ClassModel, Geometry, geometry_of
 from models.pipelines.segmenter import Segmenter, SegmenterFitted
-from models.settings import default_settings
-from models.training import PROFILES, Trained
 from tests.models.small_network import small_network, state
 
 PROFILE = replace(

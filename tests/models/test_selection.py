@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.crops import Pixels, Surroundings
-from models.selection import LUCK, Best
+from models.learning.crops import Pixels, Surroundings
+from models.learning.selection import LUCK, Best
 
 CROPS = 100
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import models.base
-from models import dense, pseudo_labels
 from models.base import ClassSpec, Fitted, Image, Mask, Profile, Progress, Sample, WeakPoint
-from models.dense_crops import DenseSample
+from models.learning import dense, pseudo_labels
+from models.learning.dense_crops import DenseSample
+from models.learning.training import PROFILES, Trained
 from models.metrics import f_measure
 from models.networks.unet import TruncatedUNet
 from models.pipelines import self_training
 from models.pipelines.pixel_head import NeedsWeights, PixelHeads
 from models.pipelines.self_training import SelfTraining, SelfTrainingFitted
-from models.training import PROFILES, Trained
 from tests.models.small_network import state
 from tests.models.surfaces import same
 

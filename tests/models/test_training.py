@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import crops, training
 from models.base import Profile, Progress
-from models.crops import Surroundings
-from models.sampling import CropSource
-from models.training import ClassProgress, Standing, TrainingDiverged
+from models.learning import crops, training
+from models.learning.crops import Surroundings
+from models.learning.sampling import CropSource
+from models.learning.training import ClassProgress, Standing, TrainingDiverged
 
 PROFILE = replace(
     training.PROFILES["cpu"],

@@ -33,9 +33,9 @@ from models.base import (
     Sample,
     TaskProposal,
 )
+from models.masks.settings import default_settings
 from models.pipelines.advcam import AdvCamFitted, ClassModel, Geometry
 from models.pipelines.auto import AutoFitted, Part
-from models.settings import default_settings
 from tests.models.small_network import small_network
 from tests.steps.conftest import NOW
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from models import refine
 from models.base import ClassSpec, HeatMap, Image, Mask
-from models.confidence import Proposed
+from models.masks.confidence import Proposed
+from models.masks.settings import Settings, apply, default_settings
 from models.metrics import Matches, matches
 from models.refine import Cut
 from models.refine.threshold import finish
-from models.settings import Settings, apply, default_settings
 
 THIN_PX = 8  # classes up to this wide are judged with TOLERANCE_PX, others without
 TOLERANCE_PX = 2

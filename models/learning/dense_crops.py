@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models import crops
 from models.base import Image, Mask
+from models.learning import crops
 
 FloatMap = npt.NDArray[np.float32]  # (H, W)
 Ints = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.base import Sample, WeakPoint
-from models.dense_crops import DenseSample, Ints, Load
+from models.learning.dense_crops import DenseSample, Ints, Load
 
 
 def verified(sample: Sample, class_name: str) -> Load:

@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import calibration, pixel_labels, pixel_memory, pixel_training
 from models.base import ClassSpec, HeatMap, Image, Profile, Sample
-from models.confidence import Confidence
-from models.crops import Clicks
+from models.learning.crops import Clicks
+from models.learning.planning import ClassPlan
+from models.learning.training import ClassProgress, Clock, Standing
+from models.masks import calibration
+from models.masks.confidence import Confidence
+from models.masks.settings import Settings, default_settings, is_thin
 from models.networks.hypercolumn import Hypercolumn, PixelHead
-from models.pixel_labels import Pixels
-from models.pixel_memory import Memory, Wanted
-from models.pixel_scan import scan
-from models.planning import ClassPlan
+from models.pixels import pixel_labels, pixel_memory, pixel_training
+from models.pixels.pixel_labels import Pixels
+from models.pixels.pixel_memory import Memory, Wanted
+from models.pixels.pixel_scan import scan
 from models.proposing import RULE_THRESHOLD, score_of
-from models.settings import Settings, default_settings, is_thin
-from models.training import ClassProgress, Clock, Standing
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 THIN_THRESHOLD = 0.9  # a click on a crack lights up its neighbours: darkness draws the outline

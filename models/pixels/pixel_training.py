@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models import training
+from models.learning import training
 from models.metrics import f_measure_of_counts
 from models.networks.hypercolumn import PixelHead
-from models.pixel_labels import Pixels
+from models.pixels.pixel_labels import Pixels
 
 STEPS, WARM_STEPS = 1000, 250
 BATCH = 256  # pixels of each sign
@@ -44,7 +45,7 @@ def train(
     optimiser = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     recent: list[float] = []
     head.train()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)  # of the dropout
         for step in range(1, steps + 1):
             for group in optimiser.param_groups:
@@ -87,6 +88,17 @@ class _Kind:
     def draw(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         where = rng.uniform(0, self._shares[-1], BATCH)
         return self._places[np.searchsorted(self._shares, where, side="right")]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one core: so little work takes longer to share, on busy cores 30 times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _finite(loss: Tensor, step: int) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from models import tiling
 from models.base import HeatMap, Image
-from models.dense_crops import check_image
+from models.learning.dense_crops import check_image
 from models.networks.hypercolumn import ALIGNMENT_PX, DEEPEST_PX, STAGES, Hypercolumn, PixelHead
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import HeatMap, Mask, Region
-from models.components import label
+from models.masks.components import label
 
 FEATURES = ("mean heat", "max heat", "log area", "score")
 LEAST_REGIONS = 20  # proposed on verified masks; fewer teach nothing

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from models import crops
-from models.crops import Pixels, Surroundings
+from models.learning import crops
+from models.learning.crops import Pixels, Surroundings
 from models.metrics import f_measure_of_counts
 
 HELD_OUT_CROPS = 128  # of each sign and class, at most

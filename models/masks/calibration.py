@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from models import confidence
 from models.base import ClassSpec, HeatMap, Image, Mask, Sample
-from models.components import typical_width_px
-from models.confidence import Confidence
-from models.search import LEAST_GAIN, LEAST_MASKS, Case, Clock, HeatAndScoreOf, Search
-from models.settings import Settings, apply, default_settings, fixed, resolve
+from models.masks import confidence
+from models.masks.components import typical_width_px
+from models.masks.confidence import Confidence
+from models.masks.search import LEAST_GAIN, LEAST_MASKS, Case, Clock, HeatAndScoreOf, Search
+from models.masks.settings import Settings, apply, default_settings, fixed, resolve
 
 __all__ = [
     "LEAST_GAIN",

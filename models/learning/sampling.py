@@ -20,8 +20,8 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models import crops
-from models.crops import CLICK_REACH, JITTER, Ints, Pixels, Surroundings
+from models.learning import crops
+from models.learning.crops import CLICK_REACH, JITTER, Ints, Pixels, Surroundings
 
 HARDEST = 3.0  # of the running loss, in nats: a mislabelled point must not take over
 CHANCE = float(np.log(2))  # the loss of a network that knows nothing

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import losses, tiling, training
+from models import tiling
 from models.base import Image, Profile
-from models.dense_crops import (
+from models.learning import losses, training
+from models.learning.dense_crops import (
     Batch,
     CropSource,
     DenseSample,
@@ -27,10 +28,10 @@ from models.dense_crops import (
     cut,
     is_positive,
 )
+from models.learning.training import Clock, Standing, Trained, TrainingDiverged
 from models.metrics import f_measure_of_counts
 from models.networks.unet import TruncatedUNet
 from models.tiling import Tile
-from models.training import Clock, Standing, Trained, TrainingDiverged
 
 MEMORY_BYTES = 1 << 30
 HELD_OUT_SIDE_PX = 256  # larger samples are cut to a square of this side

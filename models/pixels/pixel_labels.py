@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Mask, Sample
-from models.crops import Click, Clicks
+from models.learning.crops import Click, Clicks
 from models.metrics import grown
 from models.networks.hypercolumn import Points
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models import crops
 from models.base import ClassSpec, NotEnoughLabels, Profile, Sample
-from models.crops import Clicks, Wanted
-from models.sampling import CropSource
-from models.selection import HeldOut
+from models.learning import crops
+from models.learning.crops import Clicks, Wanted
+from models.learning.sampling import CropSource
+from models.learning.selection import HeldOut
 
 HELD_OUT_IN = 8  # one sample in eight, where none is named
 

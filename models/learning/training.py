@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.base import Profile, Progress, Report
-from models.crops import Pixels
-from models.sampling import Ahead, Batch, CropSource, Draw, Supply
-from models.selection import Best, HeldOut
+from models.learning.crops import Pixels
+from models.learning.sampling import Ahead, Batch, CropSource, Draw, Supply
+from models.learning.selection import Best, HeldOut
 
 PROFILES = {
     # Measured with benchmarks/clicks.py: 57 to 65 s per class on one thread of an EPYC with bf16.

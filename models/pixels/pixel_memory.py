@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 
 from models import tiling
 from models.base import Image, Sample
-from models.dense_crops import check_image
+from models.learning.dense_crops import check_image
 from models.networks.hypercolumn import ALIGNMENT_PX, Hypercolumn, at
-from models.pixel_labels import Pixels, Places
+from models.pixels.pixel_labels import Pixels, Places
 
 Memory = Mapping[str, Pixels]  # by key of the sample
 

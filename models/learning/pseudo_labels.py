@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models import partial_labels
 from models.base import HeatMap, Image, Sample
-from models.dense_crops import DenseSample, FloatMap, Load
+from models.learning import partial_labels
+from models.learning.dense_crops import DenseSample, FloatMap, Load
+from models.masks.settings import Settings, apply
 from models.metrics import grown
 from models.refine import guided
-from models.settings import Settings, apply
 
 RING_PX = 2  # beside a thin mask: where exactly it ends, nobody knows
 RING_WEIGHT, UNSURE_WEIGHT = 1.0, 0.5

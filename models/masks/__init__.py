@@ -1,0 +1,1 @@
+"""How heat becomes a mask, how that is chosen, and how sure its parts are."""

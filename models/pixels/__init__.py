@@ -1,0 +1,1 @@
+"""Learning from single pixels: which ones, what they show, and the head on top."""
