@@ -84,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         version = loop.served(loop.samples, None, Path(scratch), spent)
         rows = part_rows("fresh", spent)
-        for name, sample in loop.corrections().items():
-            rows += loop.corrected(name, sample, version, Path(scratch))
+        for name, samples in loop.corrections().items():
+            rows += loop.corrected(name, samples, version, Path(scratch))
     report.show(rows)
     if options.json:
         note = f"{options.threads} thread(s), load average {os.getloadavg()[0]:.1f}"
@@ -143,10 +143,13 @@ class Loop:
         masks = {self.spec.name: lambda: truth} if verified else {}
         return replace(sample, load=lambda: image, masks=masks)
 
-    def corrections(self) -> dict[str, Sample]:
-        """Return a new image with a mask to learn, and one that is held out."""
-        learnt, unseen = (self.clicked(p, verified=True) for p in self._rest[-2:])
-        return {"correction": learnt, "held-out correction": replace(unseen, held_out=True)}
+    def corrections(self) -> dict[str, list[Sample]]:
+        """Return a new image with a mask to learn, and held-out ones that judge settings anew."""
+        learnt, *unseen = (self.clicked(p, verified=True) for p in self._rest[-3:])
+        return {
+            "correction": [learnt],
+            "correction and new settings": [replace(one, held_out=True) for one in unseen],
+        }
 
     def served(
         self, samples: Sequence[Sample], version: Fitted | None, scratch: Path, spent: Spent
@@ -158,11 +161,11 @@ class Loop:
         return spent.timed("load", lambda: self._pipeline.load(folder, device="cpu"))
 
     def corrected(
-        self, name: str, sample: Sample, version: Fitted, scratch: Path
+        self, name: str, samples: Sequence[Sample], version: Fitted, scratch: Path
     ) -> list[report.Row]:
         """Time what follows a correction."""
         spent = Spent({}, {})
-        new = self.served([*self.samples, sample], version, scratch, spent)
+        new = self.served([*self.samples, *samples], version, scratch, spent)
         for image in self.tasks:
             spent.timed("propose", lambda image=image: new.propose(image, specs=[self.spec]))
         total = report.row(f"{name}: until refreshed", sum(spent.wall.values()), "s")

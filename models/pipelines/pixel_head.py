@@ -169,11 +169,11 @@ class PixelHeads:
         """Train one head per class that has labelled pixels of both signs; samples in any order.
 
         A class that `warm_start` knows on the same encoder is trained on, and the labelled pixels
-        of samples that have not changed since are taken from it; so are its settings while the
-        held-out masks stay the same and no more than twice as many samples are learnt from.
-        Classes that cannot start are skipped and say why in `metrics`. Raises NeedsWeights without
-        pretrained weights, NotEnoughLabels when no class can start, training.TrainingDiverged, and
-        whatever `report` raises to cancel.
+        of samples that have not changed since are taken from it; so are its settings until there
+        are clearly more masks to choose them by (`pixel_fitting.Fitting`). Classes that cannot
+        start are skipped and say why in `metrics`. Raises NeedsWeights without pretrained weights,
+        NotEnoughLabels when no class can start, training.TrainingDiverged, and whatever `report`
+        raises to cancel.
         """
         began = self._clock()
         samples = planning.ordered(samples)

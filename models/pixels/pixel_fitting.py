@@ -1,12 +1,13 @@
 """Fit the classes of a pixel head: gather labelled pixels, train, judge, choose settings.
 
 What a version to start from knows is used where it still holds: pixels of samples that have not
-changed, and settings while the held-out masks stay the same.
+changed, and settings until there is much more to choose them by.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -29,6 +30,7 @@ from models.pixels.pixel_scan import scan
 from models.proposing import RULE_THRESHOLD, score_of
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+MORE_MASKS, MORE_SAMPLES = 1.25, 2.0  # times as many: settings are chosen anew in a refit
 THIN_THRESHOLD = 0.9  # a click on a crack lights up its neighbours: darkness draws the outline
 
 
@@ -36,8 +38,8 @@ THIN_THRESHOLD = 0.9  # a click on a crack lights up its neighbours: darkness dr
 class PixelModel:
     """One class: its head, how its heat becomes a mask, and the labelled pixels that people gave.
 
-    memory: what the head learnt from; unseen: what was held out; judged: names the masks and the
-    spec by which settings and confidence were chosen.
+    memory: what the head learnt from; unseen: what was held out; judged: names what settings and
+    confidence were chosen by, see `Fitting`.
     """
 
     name: str
@@ -60,7 +62,9 @@ class Fitting:
     """What the classes of one training share.
 
     trunk: resident on the device. warm, warm_figures: the classes of a version to start from, whose
-    heads stand on the same features, and the figures of their training.
+    heads stand on the same features, and the figures of their training. Settings of such a class
+    are kept until its spec changes, or there are MORE_MASKS times as many held-out masks or
+    MORE_SAMPLES times as many samples to learn from: choosing takes longer than learning.
     """
 
     samples: Sequence[Sample]
@@ -100,7 +104,7 @@ class Fitting:
             head, learn, steps=steps, seed=plan.seed, report=self._reporter(progress, steps)
         )
         progress.calibrating()
-        judged = self._judges(plan, len(learn))
+        judged = self._judged(plan, len(learn))
         name = plan.spec.name
         model = PixelModel(name, head, rule_for(plan.spec), memory, unseen, judged)
         choice = self._kept(plan, judged) or self._calibrated(model, plan)
@@ -148,15 +152,12 @@ class Fitting:
             head.set_range(torch.from_numpy(columns))
         return head
 
-    def _judges(self, plan: ClassPlan, learnt: int) -> str:
-        """Name what settings depend on: masks, spec, and how often the samples have doubled."""
-        parts = [repr(replace(plan.spec, pipeline=None)), str(learnt.bit_length())]
-        digest = hashlib.sha256("/".join(parts).encode())
-        for sample in self._unseen(plan):
-            if plan.spec.name in sample.masks:
-                mask = sample.masks[plan.spec.name]()
-                digest.update(f"{sample.key}/{mask.shape}".encode() + np.packbits(mask).tobytes())
-        return digest.hexdigest()[:16]
+    def _judged(self, plan: ClassPlan, learnt: int) -> str:
+        """Name what settings are chosen by; changes as the samples grow, ever more rarely."""
+        masks = sum(plan.spec.name in sample.masks for sample in self._unseen(plan))
+        spec = replace(plan.spec, pipeline=None)
+        levels = _level(masks, MORE_MASKS), _level(learnt, MORE_SAMPLES)
+        return hashlib.sha256(f"{spec} {levels}".encode()).hexdigest()[:16]
 
     def _kept(self, plan: ClassPlan, judged: str) -> calibration.Choice | None:
         """Return the settings of the version to start from while nothing speaks against them."""
@@ -195,3 +196,8 @@ class Fitting:
             progress.training(Standing(step, steps, loss, None, spent, left))
 
         return report
+
+
+def _level(count: int, factor: float) -> int:
+    """Return how often `count` has grown by the factor."""
+    return int(math.log(max(count, 1), factor))
