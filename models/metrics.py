@@ -183,11 +183,16 @@ def relative_time_saving(shares: Sequence[float]) -> float:
     return float(np.mean(counted))
 
 
-def outline_px(mask: Mask) -> int:
-    """Count the pixels of the (H, W) mask with one of four neighbours outside it or the image."""
+def outline(mask: Mask) -> Mask:
+    """Return the pixels of the (H, W) mask with one of four neighbours outside it or the image."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    inner = cv2.erode(np.pad(mask.astype(np.uint8), 1), cross)
-    return int(np.count_nonzero(mask)) - int(np.count_nonzero(inner))
+    inner = cv2.erode(np.pad(mask.astype(np.uint8), 1), cross)[1:-1, 1:-1]
+    return np.asarray(mask & (inner == 0), dtype=np.bool_)
+
+
+def outline_px(mask: Mask) -> int:
+    """Count the pixels of `outline`."""
+    return _count(outline(mask))
 
 
 def grown(mask: Mask, radius_px: int) -> Mask:

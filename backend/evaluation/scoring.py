@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from models import metrics
 from models.base import HeatMap, Mask
 from models.curves import Curves, ranking_levels
-from models.masks.correction import correction_cost_s, draw_s
+from models.masks.correction import correction, draw_s
 from models.metrics import Counts, Instances, Matches
 
 TOLERANCE_PX = 2
@@ -51,7 +51,7 @@ class Tally:
         self._symmetric += metrics.region_counts(mask, truth, symmetric=True)
         self._instances += metrics.instances(mask, truth)
         self._instances_2px += metrics.instances(mask, truth, TOLERANCE_PX)
-        self._correction_s += correction_cost_s(mask, truth)
+        self._correction_s += correction(mask, truth).cost_s
         self._scratch_s += draw_s(truth)
         self._curves.add(ranking_levels(mask, heat), truth)
         measured = strict.f_measure, tolerant.f_measure
@@ -95,7 +95,8 @@ class Tally:
         """Estimate the share of drawing time that correcting the proposals instead would save.
 
         1 - seconds to correct all / seconds to draw all, by the cost model of
-        `models.masks.correction`: a surrogate of ours, not the paper's measured time saving.
+        `models.masks.correction`, as the gate judges versions (good enough proposals are accepted
+        as they are): a surrogate of ours, not the paper's estimate by inspection.
         Below 0 when correcting takes longer; None when there is nothing to draw.
         """
         return 1 - self._correction_s / self._scratch_s if self._scratch_s else None

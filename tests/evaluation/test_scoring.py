@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 
 from backend.evaluation.scoring import Figures, Tally
 from models.base import HeatMap, Mask
-from models.masks.correction import correction_cost_s, draw_s
+from models.masks.correction import correction, draw_s
 
 Case = tuple[Mask, HeatMap, Mask]  # proposal, heat, truth
 
@@ -59,9 +59,16 @@ def test_a_perfect_proposal_is_perfect_throughout() -> None:
 
 
 def test_time_saving_is_estimated_over_all_images_together() -> None:
-    cost = sum(correction_cost_s(mask, truth) for mask, _, truth in CASES)
+    cost = sum(correction(mask, truth).cost_s for mask, _, truth in CASES)
     scratch = sum(draw_s(truth) for _, _, truth in CASES)
     assert tallied(CASES)["time_saving_estimate"] == pytest.approx(1 - cost / scratch)
+
+
+def test_a_proposal_that_is_good_enough_saves_all_the_time() -> None:
+    _, heat, truth = CASES[0]
+    close = truth | np.roll(truth, 1, axis=0)
+    assert not np.array_equal(close, truth)
+    assert tallied([(close, heat, truth)])["time_saving_estimate"] == 1.0
 
 
 def test_proposals_that_only_cost_time_save_less_than_none() -> None:
