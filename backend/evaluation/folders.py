@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from backend.errors import ImageError, SettingsError
 from backend.evaluation import masks as mask_files
-from backend.labelstudio import images as image_files
+from backend.labelstudio import decoding
 from models.base import Image, Mask
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
@@ -48,7 +48,7 @@ class Pair:
     def load(self) -> Image:
         """Decode the image; raises ImageError naming the file."""
         try:
-            return image_files.decode(self.image.read_bytes(), max_pixels=self.max_pixels)
+            return decoding.decode(self.image.read_bytes(), max_pixels=self.max_pixels)
         except (ImageError, OSError) as error:
             raise ImageError(f"{self.image}: {error}") from error
 

@@ -3,56 +3,38 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import io
-import os
 import re
-import struct
-import tempfile
-import warnings
-import zlib
+import time
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
-from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+import structlog
 
 from backend.errors import ImageError, LabelStudioDown, LabelStudioError
+from backend.labelstudio import hosts
 from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.session import same_origin
+from backend.labelstudio.decoding import decode
+from backend.labelstudio.downloads import Download, Limits
+from backend.labelstudio.image_cache import Entry, ImageCache
 from models.base import Image
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")  # no others: some start programs
 SERVED_PATHS = ("/data/", "/tasks/")  # nothing else of Label Studio is asked with our token
 LOCAL_FILES = "/data/local-files/"
 NO_STORAGE = "; does a Local Files storage of a project cover its folder?"
+NOT_SERVED = "; start Label Studio with LOCAL_FILES_SERVING_ENABLED=true"
 CLOUD = re.compile(r"(s3|s3s|gs|azure-blob|azure_blob|azure-spi|dbfs)://")
-DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ZeroDivisionError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Pillow.DecompressionBombError,
-)
-
-
 NOT_ALLOWED = (401, 403)
+CURRENT_S = 600.0  # a kept file whose server gave it a tag is asked after again this much later
+MAX_DECODINGS = 8  # of one path: no browser encodes a path more than once or twice
+
+log = structlog.get_logger(__name__)
 
 
 class ImageStore:
     """Images by URI, decoded the same way always, with a bounded cache of their files.
 
-    allowed_hosts: hosts beside Label Studio's from which images may come.
+    allowed_hosts: hosts beside Label Studio's from which images may come, see `hosts`.
     max_pixels: checked in the header, before anything is decoded.
     """
 
@@ -65,13 +47,12 @@ class ImageStore:
         max_pixels: int,
         allowed_hosts: Collection[str] = (),
         max_cache_bytes: int,
+        resolve: hosts.Resolve = hosts.addresses,
     ) -> None:
         self._client = client
-        self._cache_dir = cache_dir
-        self._max_bytes = max_bytes
+        self._cache = ImageCache(cache_dir, max_cache_bytes)
+        self._limits = Limits(max_bytes, tuple(allowed_hosts), resolve)
         self._max_pixels = max_pixels
-        self._allowed_hosts = tuple(allowed_hosts)
-        self._max_cache_bytes = max_cache_bytes
 
     def load(self, uri: str, task_id: int) -> Image:
         """Return the upright image, (H, W, 3) uint8 RGB; raises ImageError with the reason, and
@@ -79,120 +60,55 @@ class ImageStore:
 
         task_id: Label Studio resolves cloud addresses by the task that holds them.
         """
-        cached = self._cached(uri)
-        data = cached if cached is not None else self._fetch(uri, task_id)
+        address = f"{self._client.url}\n{uri}"
+        kept = self._cache.get(address)
+        if kept is not None and not _is_due(kept):
+            return self._decoded(address, kept.download)
         try:
-            image = decode(data, max_pixels=self._max_pixels)
-        except ImageError:
-            self._file(uri).unlink(missing_ok=True)
-            raise
-        if cached is None:
-            self._keep(uri, data)
+            found = self._fetch(uri, task_id, kept)
+        except LabelStudioDown as error:
+            if kept is None:
+                raise
+            log.warning("image served from the cache, unchecked", reason=str(error))
+            return self._decoded(address, kept.download)
+        if found is None:
+            return self._decoded(address, self._confirmed(address, kept))
+        image = self._decoded(address, found)
+        self._cache.put(address, found)
         return image
 
-    def _fetch(self, uri: str, task_id: int) -> bytes:
+    def _decoded(self, address: str, download: Download) -> Image:
+        try:
+            return decode(download.data, max_pixels=self._max_pixels)
+        except ImageError:
+            self._cache.forget(address)
+            raise
+
+    def _confirmed(self, address: str, kept: Entry | None) -> Download:
+        if kept is None:
+            raise ImageError("Label Studio says that the image is unchanged, but none is kept here")
+        self._cache.confirm(address)
+        return kept.download
+
+    def _fetch(self, uri: str, task_id: int, kept: Entry | None) -> Download | None:
+        """Return the file, None when the kept one is current; raises as `load`."""
+        etag = None if kept is None else kept.download.etag
         try:
             location = _location(uri, task_id, self._client.url)
-            return self._client.download(
-                location, max_bytes=self._max_bytes, allowed_hosts=self._allowed_hosts
-            )
+            return self._client.download(location, self._limits, etag=etag)
         except LabelStudioError as error:
-            if isinstance(error, LabelStudioDown) or error.status in NOT_ALLOWED:
-                raise  # nothing is wrong with the image
+            if isinstance(error, LabelStudioDown):
+                raise
+            if error.status in NOT_ALLOWED:  # nothing is wrong with the image
+                hint = NOT_SERVED if error.status == 403 and LOCAL_FILES in uri else ""
+                raise LabelStudioError(f"{error}{hint}", error.status) from error
             hint = NO_STORAGE if error.status == 404 and LOCAL_FILES in uri else ""
             raise ImageError(f"cannot fetch the image of task {task_id}: {error}{hint}") from error
 
-    def _file(self, uri: str) -> Path:
-        name = hashlib.sha256(f"{self._client.url}\n{uri}".encode()).hexdigest()
-        return self._cache_dir / f"{name}.image"
 
-    def _cached(self, uri: str) -> bytes | None:
-        file = self._file(uri)
-        try:
-            data = file.read_bytes()
-            os.utime(file)  # the cache forgets what was not used for longest
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise ImageError(f"the image cache cannot be read: {error}") from error
-        return data
-
-    def _keep(self, uri: str, data: bytes) -> None:
-        if len(data) > self._max_cache_bytes:
-            return
-        try:
-            self._cache_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._cache_dir, delete=False) as new:
-                new.write(data)
-            with suppress(FileNotFoundError):  # evicted already by others: the cache is full
-                Path(new.name).replace(self._file(uri))
-            self._evict()
-        except OSError as error:
-            raise ImageError(f"the image cache cannot be written: {error}") from error
-
-    def _evict(self) -> None:
-        """Remove the longest unused files until the cache is within its limit.
-
-        Other processes do the same at the same time: a file that is gone was their pick.
-        """
-        found = []
-        for file in self._cache_dir.iterdir():
-            try:
-                status = file.stat()
-            except FileNotFoundError:
-                continue
-            found.append((status.st_mtime_ns, status.st_size, file))
-        total = sum(size for _, size, _ in found)
-        for _, size, file in sorted(found):
-            if total <= self._max_cache_bytes:
-                return
-            file.unlink(missing_ok=True)
-            total -= size
-
-
-def decode(data: bytes, *, max_pixels: int) -> Image:
-    """Return an image file's pixels, upright, (H, W, 3) uint8 RGB; raises ImageError.
-
-    16-bit grey is divided by 257, transparency is laid on white, of several frames the first
-    counts. The pixel limit is checked before decoding.
-    """
-    try:
-        with warnings.catch_warnings():
-            # our own limit is checked below; Pillow's warning would come first
-            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
-            Pillow.init()
-            opened = Pillow.open(io.BytesIO(data), formats=FORMATS)
-        with opened:
-            _check_size(opened, max_pixels)
-            return _to_rgb(ImageOps.exif_transpose(opened))
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"cannot decode image: the {len(data)} bytes are none of {', '.join(FORMATS)}"
-        ) from error
-    except DAMAGED as error:
-        raise ImageError(f"cannot decode image: {type(error).__name__}: {error}") from error
-
-
-def _check_size(image: Pillow.Image, max_pixels: int) -> None:
-    width_px, height_px = image.size
-    if width_px < 1 or height_px < 1 or width_px * height_px > max_pixels:
-        raise ImageError(
-            f"the image has {width_px} x {height_px} px; from 1 to {max_pixels} px are decoded "
-            "(MAX_IMAGE_PIXELS)"
-        )
-
-
-def _to_rgb(image: Pillow.Image) -> Image:
-    if image.mode.startswith("I"):
-        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-        return np.repeat(np.round(grey / 257).astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.mode == "F":
-        raise ImageError("the image has floating-point pixels; convert it to 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Pillow.new("RGBA", image.size, "white")
-        image = Pillow.alpha_composite(white, image)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+def _is_due(kept: Entry) -> bool:
+    """Say whether to ask if a kept file changed; uploads never do, and have no tag."""
+    return kept.download.etag is not None and time.time() - kept.checked_s > CURRENT_S
 
 
 def _location(uri: str, task_id: int, server: str) -> str:
@@ -201,11 +117,11 @@ def _location(uri: str, task_id: int, server: str) -> str:
     Raises ImageError for what is never fetched, as paths of Label Studio's API.
     """
     if CLOUD.match(uri):
-        encoded = base64.urlsafe_b64encode(uri.encode()).decode()
+        encoded = base64.urlsafe_b64encode(uri.encode(errors="replace")).decode()
         return f"/tasks/{task_id}/presign/?fileuri={encoded}"
     path = uri
     if uri.startswith(("http://", "https://")):
-        if not same_origin(uri, server):
+        if not hosts.same_origin(uri, server):
             return uri
         path = "/" + uri.split("://", 1)[1].partition("/")[2]
     path = path.removeprefix(urlsplit(server).path)
@@ -218,6 +134,16 @@ def _location(uri: str, task_id: int, server: str) -> str:
 
 
 def _climbs(path: str) -> bool:
-    """Whether a path leaves its folder: "/data/../api" would reach anything with our token."""
-    parts = urlsplit(unquote(unquote(path))).path.replace("\\", "/").split("/")
-    return ".." in parts or "." in parts
+    """Whether a path leaves its folder, also in its `?d=` and however often it is encoded.
+
+    "/data/../api" would reach anything with our token, and no real address holds such a part.
+    """
+    for _ in range(MAX_DECODINGS):
+        parts = re.split(r"[/\\?=&;#]", path)
+        if {".", ".."} & set(parts) or "\0" in path:
+            return True
+        decoded = unquote(path)
+        if decoded == path:
+            return False
+        path = decoded
+    return True

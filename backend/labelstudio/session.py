@@ -1,4 +1,4 @@
-"""One authenticated HTTP session with Label Studio: tokens, retries, errors, capped downloads."""
+"""One authenticated HTTP session with Label Studio: tokens, retries, errors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import binascii
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,12 +21,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 GET_PAUSES_S = (0.2, 1.0)  # before the second and third try
 RETRIED = (502, 503)
 CONNECTION_ERRORS = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
-REDIRECTS = (301, 302, 303, 307, 308)
-MAX_REDIRECTS = 5
 ACCESS_TOKEN_S = 300.0  # when the token does not say
 EARLY_S = 30.0  # an access token is renewed this long before it ends
-CHUNK_BYTES = 1 << 16
-TRANSFER_S = 180.0  # longest download, however slowly bytes drip
 
 LEGACY = "legacy token"
 PERSONAL = "personal access token"
@@ -54,16 +51,18 @@ class Session:
         self.url = url.rstrip("/")
         self.kind = _token_kind(api_key)
         self._key = api_key
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._access: tuple[str, float] | None = None  # token, moment to renew it
         # a proxy of the environment cannot reach this machine's own Label Studio
         trust_env = urlsplit(self.url).hostname not in LOOPBACK
-        self._http = httpx.Client(transport=transport, timeout=timeout_s, trust_env=trust_env)
+        self.http = httpx.Client(
+            transport=transport, timeout=timeout_s, trust_env=trust_env, cookies=_no_cookies()
+        )
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        self.http.close()
 
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
         """Return the decoded JSON answer, None when there is no body; raises LabelStudioError."""
@@ -81,24 +80,6 @@ class Session:
                 response.status_code,
             ) from error
 
-    def download(self, location: str, *, max_bytes: int, allowed_hosts: Collection[str]) -> bytes:
-        """Return the bytes at a path of Label Studio or at an absolute address.
-
-        Only Label Studio's own origin and `allowed_hosts` ("host" or "host:port") are asked, also
-        after redirects. The token goes to Label Studio alone, and not when another host sent us
-        there. Raises LabelStudioError.
-        """
-        target = self.url + location if location.startswith("/") else location
-        trusted = True
-        for _ in range(MAX_REDIRECTS + 1):
-            self._check_host(target, allowed_hosts)
-            trusted = trusted and same_origin(target, self.url)
-            found = self._fetch(target, max_bytes, self.authorization() if trusted else {})
-            if isinstance(found, bytes):
-                return found
-            target = _join(target, found)
-        raise LabelStudioError(f"{shown(target)} redirects more than {MAX_REDIRECTS} times")
-
     def _send(self, method: str, path: str, kwargs: Mapping[str, Any]) -> httpx.Response:
         """Send, with one renewal of the access token, and with retries where nothing can double."""
         pauses = [*GET_PAUSES_S] if method == "GET" else []
@@ -107,22 +88,22 @@ class Session:
             response = self._try(method, path, kwargs, can_retry=bool(pauses))
             if response is not None and response.status_code == 401 and not renewed:
                 renewed = True
-                if self._forget_access():
+                if self.forget_access():
                     continue
             if response is not None and not (response.status_code in RETRIED and pauses):
                 return response
-            self._clock.pause(pauses.pop(0))
+            self.clock.pause(pauses.pop(0))
 
     def _try(
         self, method: str, path: str, kwargs: Mapping[str, Any], *, can_retry: bool
     ) -> httpx.Response | None:
         headers = {**self.authorization(), **kwargs.get("headers", {})}
         try:
-            return self._http.request(method, f"{self.url}{path}", **{**kwargs, "headers": headers})
+            return self.http.request(method, f"{self.url}{path}", **{**kwargs, "headers": headers})
         except httpx.RequestError as error:
             if can_retry and isinstance(error, CONNECTION_ERRORS):
                 return None
-            raise self._unreachable(error) from error
+            raise self.unreachable(error) from error
 
     def authorization(self) -> dict[str, str]:
         """Return the header that proves who we are; exchanges a personal token when needed."""
@@ -134,72 +115,31 @@ class Session:
         if self.kind == LEGACY:
             return {"Authorization": f"Token {self._key}"}
         with self._lock:
-            if self._access is None or self._clock.now() >= self._access[1]:
+            if self._access is None or self.clock.now() >= self._access[1]:
                 self._access = self._exchange()
             return {"Authorization": f"Bearer {self._access[0]}"}
 
     def _exchange(self) -> tuple[str, float]:
         path = "/api/token/refresh/"
         try:
-            response = self._http.post(f"{self.url}{path}", json={"refresh": self._key})
+            response = self.http.post(f"{self.url}{path}", json={"refresh": self._key})
         except httpx.RequestError as error:
-            raise self._unreachable(error) from error
+            raise self.unreachable(error) from error
         if response.status_code >= 400:
             raise self._refused(response, "POST", path)
         token = _json_object(response).get("access")
         if not isinstance(token, str) or not token:
             raise LabelStudioError(f"POST {path} gave no access token", response.status_code)
-        return token, self._clock.now() + _lifetime_s(token) - EARLY_S
+        return token, self.clock.now() + _lifetime_s(token) - EARLY_S
 
-    def _forget_access(self) -> bool:
+    def forget_access(self) -> bool:
+        """Drop the access token, as it was refused; False when there was none to renew."""
         with self._lock:
             had_one, self._access = self._access is not None, None
         return had_one
 
-    def _check_host(self, target: str, allowed_hosts: Collection[str]) -> None:
-        scheme, host, port = _origin(target)
-        if scheme not in ("http", "https"):
-            raise LabelStudioError(f"{shown(target)} is neither http nor https")
-        if same_origin(target, self.url) or {host, f"{host}:{port}"} & set(allowed_hosts):
-            return
-        raise LabelStudioError(
-            f"host {host!r} (port {port}) is not allowed; add it to ALLOWED_IMAGE_HOSTS if images "
-            "may come from there"
-        )
-
-    def _fetch(self, target: str, max_bytes: int, headers: Mapping[str, str]) -> bytes | str:
-        """Return the body, or the address that it redirects to."""
-        deadline = self._clock.now() + TRANSFER_S
-        try:
-            with self._http.stream("GET", target, headers=headers) as response:
-                if response.status_code in REDIRECTS:
-                    return str(response.headers.get("location", ""))
-                if response.status_code != 200:
-                    raise LabelStudioError(
-                        f"{shown(target)} answered {response.status_code}", response.status_code
-                    )
-                return self._read(response, max_bytes, deadline)
-        except httpx.RequestError as error:
-            if same_origin(target, self.url):
-                raise self._unreachable(error) from error
-            raise LabelStudioError(
-                f"{shown(target)} cannot be fetched: {type(error).__name__}"
-            ) from error
-
-    def _read(self, response: httpx.Response, max_bytes: int, deadline: float) -> bytes:
-        declared = response.headers.get("content-length", "")
-        body = bytearray()
-        if declared.isdigit() and int(declared) > max_bytes:
-            raise LabelStudioError(f"the file has {declared} bytes; at most {max_bytes} are read")
-        for chunk in response.iter_bytes(CHUNK_BYTES):
-            body += chunk
-            if len(body) > max_bytes:
-                raise LabelStudioError(f"the file has more than {max_bytes} bytes, the limit")
-            if self._clock.now() > deadline:
-                raise LabelStudioError(f"the download took more than {TRANSFER_S:.0f} s")
-        return bytes(body)
-
-    def _unreachable(self, error: httpx.RequestError) -> LabelStudioDown:
+    def unreachable(self, error: httpx.RequestError) -> LabelStudioDown:
+        """Return the error that says so."""
         return LabelStudioDown(
             f"Label Studio at {shown(self.url)} cannot be reached ({type(error).__name__}); is it "
             "running, and is LABEL_STUDIO_URL right?"
@@ -222,32 +162,18 @@ _ADVICE = {
 }
 
 
+def _no_cookies() -> CookieJar:
+    """Return a jar that takes nothing in.
+
+    Label Studio answers every call with a login cookie, and cookies go to all ports of a host.
+    """
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
 def shown(url: str) -> str:
     """Return an address without user, password and query, which can hold secrets."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:300]
-
-
-def _join(address: str, location: str) -> str:
-    try:
-        return str(httpx.URL(address).join(location))
-    except httpx.InvalidURL as error:
-        raise LabelStudioError(f"{shown(address)} redirects to no address ({error})") from error
-
-
-def same_origin(one: str, other: str) -> bool:
-    """Return whether two addresses have the same scheme, host and port; raises LabelStudioError."""
-    return _origin(one) == _origin(other)
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    """Read an address as the client does that will be asked: two readings could differ."""
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise LabelStudioError(f"{url[:100]!r} is no address ({error})") from error
-    port = parsed.port or {"http": 80, "https": 443}.get(parsed.scheme)
-    return parsed.scheme, parsed.host, port
 
 
 def _token_kind(api_key: str | None) -> str:

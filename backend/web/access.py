@@ -45,12 +45,16 @@ class Access:
         self.credentials = credentials
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass an allowed request on; answer 401 otherwise."""
+        """Pass an allowed request on; answer 401 otherwise. There are no web sockets here."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            return
         if scope["type"] != "http" or self._allows(scope["path"], Headers(scope=scope)):
             await self.app(scope, receive, send)
             return
         text = WEBHOOK_REFUSED if scope["path"] == WEBHOOK else REFUSED
-        challenge = {"WWW-Authenticate": "Basic"}
+        # a stranger's body is not read, so what follows on the connection is not either
+        challenge = {"WWW-Authenticate": "Basic", "Connection": "close"}
         answer = JSONResponse({"error": text}, HTTP_STATUS[NotAuthorised], headers=challenge)
         await answer(scope, receive, send)
 

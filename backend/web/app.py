@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import HTTP_STATUS, LabelclimbError
 from backend.web import manage, metrics, protocol
 from backend.web.access import Access
+from backend.web.bodies import BodyGate
 from backend.wiring import Services
 
-MAX_BODY_BYTES = 256 * 1024 * 1024  # Label Studio's own limit for a request body
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -31,9 +39,10 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(metrics.router)
     app.add_exception_handler(LabelclimbError, _explain)
     app.add_exception_handler(RequestValidationError, _malformed)
-    app.middleware("http")(_log_request)
-    app.add_middleware(BodyLimit, limit_bytes=MAX_BODY_BYTES)
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_middleware(BodyGate)
     app.add_middleware(Access, credentials=services.credentials)
+    app.add_middleware(Envelope)
     return app
 
 
@@ -50,58 +59,52 @@ async def _malformed(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": "malformed request: " + "; ".join(faults)}, status_code=400)
 
 
-async def _log_request(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]]
-) -> Response:
-    """Give each request an id that its log line and its answer carry."""
-    request_id = uuid.uuid4().hex[:12]
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request=request_id)
-    started = time.monotonic()
-    response = await call_next(request)
-    response.headers["X-Request-Id"] = request_id
-    log.info(
-        "answered",
-        method=request.method,
-        path=request.url.path,
-        status=response.status_code,
-        milliseconds=round(1000 * (time.monotonic() - started), 1),
-    )
-    return response
+async def _refuse(_request: Request, error: Exception) -> JSONResponse:
+    """Answer an unknown path or method in the form of our own errors."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-class BodyLimit:
-    """Refuse bodies above a limit, also those that do not say their length beforehand."""
+class Envelope:
+    """What every answer has: an id that its log line carries too, and headers for browsers.
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    A route may set a header of its own, as a page its content policy. An exception that nobody
+    expected is logged with the id, and answered without a word of it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.limit_bytes = limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, counting what it sends."""
+        """Pass a request on, and log its answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.limit_bytes:
-            await self._refuse(scope, receive, send)
-            return
-        await self.app(scope, self._counted(receive), send)
+        request_id, started, status = uuid.uuid4().hex[:12], time.monotonic(), 0
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request=request_id)
 
-    def _counted(self, receive: Receive) -> Receive:
-        received = 0
+        async def sealed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in (*SECURITY_HEADERS.items(), ("X-Request-Id", request_id)):
+                    headers.setdefault(name, value)
+            await send(message)
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.limit_bytes:
-                return {"type": "http.disconnect"}
-            return message
-
-        return counted
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        text = f"the body exceeds {self.limit_bytes} bytes; send fewer tasks at once"
-        await JSONResponse({"error": text}, status_code=413)(scope, receive, send)
+        try:
+            await self.app(scope, receive, sealed)
+        except Exception:
+            log.exception("failed", method=scope["method"], path=scope["path"])
+            if status:
+                raise  # half of an answer is sent: only the connection's end can tell
+            text = f"labelclimb failed; its log says why, at request={request_id}"
+            await JSONResponse({"error": text}, 500)(scope, receive, sealed)
+        log.info(
+            "answered",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            milliseconds=round(1000 * (time.monotonic() - started), 1),
+        )

@@ -1,40 +1,13 @@
-import os
-import threading
+import gzip
 
 import httpx
 import numpy as np
 import pytest
 
-from backend.errors import ImageError, LabelStudioError
-from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.images import ImageStore
-from backend.labelstudio.session import MAX_REDIRECTS, Clock
+from backend.errors import ImageError, LabelStudioDown, LabelStudioError
+from backend.labelstudio.downloads import MAX_REDIRECTS, TRANSFER_S
 from tests.labelstudio.pictures import PHOTO, PNG
-
-URL = "http://ls.test:8080"
-KEY = "0123456789abcdef0123456789abcdef01234567"
-UPLOAD = "/data/upload/1/ab-x.png"
-
-
-class Web:
-    """Answers by address, counts and remembers requests."""
-
-    def __init__(self, pages):
-        self.pages, self.asked, self.time = pages, [], 0.0
-
-    def __call__(self, request):
-        self.asked.append(request)
-        page = self.pages.get(str(request.url), httpx.Response(404))
-        page = page(request) if callable(page) else page
-        if isinstance(page, Exception):
-            raise page
-        return httpx.Response(200, content=page) if isinstance(page, bytes) else page
-
-    def store(self, folder, url=URL, **limits):
-        clock = Clock(now=lambda: self.time, pause=lambda _: None)
-        client = LabelStudio(url, KEY, transport=httpx.MockTransport(self), clock=clock)
-        wanted = {"max_bytes": 10**6, "max_pixels": 10**6, "max_cache_bytes": 10**6, **limits}
-        return ImageStore(client, folder, **wanted)
+from tests.labelstudio.web import KEY, UPLOAD, URL, Web, address, redirect
 
 
 def test_an_upload_is_fetched_with_the_token_once(tmp_path):
@@ -53,6 +26,8 @@ def test_an_upload_is_fetched_with_the_token_once(tmp_path):
     ("uri", "asked"),
     [
         ("/data/local-files/?d=images/c001.jpg", "/data/local-files/?d=images/c001.jpg"),
+        ("/data/local-files/?d=a%20b/100%2525.png", "/data/local-files/?d=a%20b/100%2525.png"),
+        ("/data/upload/1/..a..b.png", "/data/upload/1/..a..b.png"),
         (f"{URL}/data/upload/1/x.png", "/data/upload/1/x.png"),
         ("s3://bucket/a b.png", "/tasks/7/presign/?fileuri=czM6Ly9idWNrZXQvYSBiLnBuZw=="),
         ("gs://bucket/x.png", "/tasks/7/presign/?fileuri=Z3M6Ly9idWNrZXQveC5wbmc="),
@@ -85,7 +60,18 @@ def test_a_server_below_a_path_has_it_in_its_uris(tmp_path):
         "/data/../api/tasks/5",
         "/data/%2e%2e/api/tasks/5",
         "/data/%252e%252e/api/tasks/5",
+        "/data/%25252e%25252e/api/tasks/5",
         "/data/..\\api/tasks/5",
+        "/data/./x.png",
+        "/data/upload/x.png%00.jpg",
+        "/data/upload/\ud800.png",
+        "/data/local-files/?d=../../etc/passwd",
+        "/data/local-files/?d=..%2f..%2fetc%2fpasswd",
+        "/data/local-files/?d=images/%252e%252e/%252e%252e/etc/passwd",
+        "/data/local-files/?d=images\\..\\..\\etc\\passwd",
+        "/data/local-files/?d=images%5c..%5cx.png",
+        "/data/local-files/?d=a.png&d=../x.png",
+        "/data/local-files/?d=%25252525252525252525252e",
         f"{URL}/api/tasks/5",
         f"{URL}/data/../api/tasks/5",
         "http://[bad/x.png",
@@ -95,6 +81,23 @@ def test_a_server_below_a_path_has_it_in_its_uris(tmp_path):
         "http://ls.test:8080@evil.test/x.png",
         "http://127.0.0.1/x.png",
         "HTTP://evil.test/x.png",
+        "http://good.test:6379/x.png",
+        "http://good.test.evil.test/x.png",
+        "http://good.test./x.png",
+        "http://user:pass@good.test/x.png",
+        "http://localhost:9090/predict",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::1]/x.png",
+        "http://[::ffff:127.0.0.1]/x.png",
+        "http://2130706433/x.png",
+        "http://0x7f.1/x.png",
+        "http://127.1/x.png",
+        "http://0/x.png",
+        "http://good.test:99999999/x.png",
+        "http://" + "a" * 70_000,
+        "http://good.test/\ud800",
+        "http:///x.png",
+        "http:x.png",
     ],
 )
 def test_everything_else_is_refused_without_asking_anybody(uri, tmp_path):
@@ -109,7 +112,7 @@ def test_everything_else_is_refused_without_asking_anybody(uri, tmp_path):
 def test_an_address_that_could_be_read_in_two_ways_stays_at_label_studio(tmp_path):
     web = Web({f"{URL}/data/x.png": PNG})
     web.store(tmp_path).load("http://evil.test\\@ls.test:8080/data/x.png", 7)
-    assert [str(request.url) for request in web.asked] == [f"{URL}/data/x.png"]
+    assert [address(request) for request in web.asked] == [f"{URL}/data/x.png"]
 
 
 @pytest.mark.parametrize("allowed", ["good.test", "good.test:80"])
@@ -118,10 +121,6 @@ def test_an_allowed_host_gets_no_token(allowed, tmp_path):
     store = web.store(tmp_path, allowed_hosts=(allowed,))
     assert store.load("http://good.test/x.png", 1).shape == (4, 6, 3)
     assert "authorization" not in web.asked[0].headers
-
-
-def redirect(target):
-    return httpx.Response(303, headers={"location": target})
 
 
 def test_a_presigned_address_is_followed_to_an_allowed_host_without_the_token(tmp_path):
@@ -164,15 +163,6 @@ def test_redirects_to_elsewhere_and_circles_end(target, says, tmp_path):
     assert len(web.asked) <= MAX_REDIRECTS + 1
 
 
-def drip(web, chunks, seconds):
-    def body():
-        for chunk in chunks:
-            web.time += seconds
-            yield chunk
-
-    return lambda _: httpx.Response(200, content=body())
-
-
 @pytest.mark.parametrize(
     ("page", "says"),
     [
@@ -199,6 +189,7 @@ def test_faults_end_in_an_image_error_and_nothing_is_cached(page, says, tmp_path
     ("page", "says"),
     [
         (httpx.Response(401), "answered 401"),
+        (httpx.Response(403), "answered 403.*LOCAL_FILES_SERVING_ENABLED=true"),
         (httpx.ConnectError("refused"), "ConnectError"),
         (httpx.ReadTimeout("slow"), "ReadTimeout"),
         (httpx.RemoteProtocolError("cut off"), "RemoteProtocolError"),
@@ -227,8 +218,6 @@ def test_an_endless_body_is_cut_at_the_limit(tmp_path):
 
 
 def test_a_compressed_body_is_measured_after_decompression(tmp_path):
-    import gzip
-
     bomb = gzip.compress(bytes(10**6))
     page = httpx.Response(200, headers={"content-encoding": "gzip"}, content=bomb)
     web = Web({URL + UPLOAD: page})
@@ -236,73 +225,72 @@ def test_a_compressed_body_is_measured_after_decompression(tmp_path):
         web.store(tmp_path, max_bytes=50_000).load(UPLOAD, 1)
 
 
-def test_a_dripping_body_ends_at_the_deadline(tmp_path):
+def test_the_token_is_renewed_once_when_a_download_is_refused(tmp_path):
     web = Web({})
-    web.pages = {URL + UPLOAD: drip(web, [b"x" * 70_000] * 9, seconds=100)}
-    with pytest.raises(ImageError, match="took more than"):
-        web.store(tmp_path).load(UPLOAD, 1)
-    assert web.time < 500
-
-
-def test_the_cache_forgets_what_was_not_used_for_longest(tmp_path):
-    web = Web({f"{URL}/data/upload/1/{n}.png": PNG for n in range(4)})
-    store = web.store(tmp_path, max_cache_bytes=3 * len(PNG))
-    for n in range(3):
-        store.load(f"/data/upload/1/{n}.png", 1)
-        for file in tmp_path.iterdir():  # each older by a second than the next
-            status = file.stat()
-            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns - 10**9))
-    store.load("/data/upload/1/0.png", 1)
-    store.load("/data/upload/1/3.png", 1)
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 3 * len(PNG)
-    before = len(web.asked)
-    for n in (0, 2, 3):
-        store.load(f"/data/upload/1/{n}.png", 1)
-    assert len(web.asked) == before
-    store.load("/data/upload/1/1.png", 1)
-    assert len(web.asked) == before + 1
-
-
-def test_a_cache_of_no_size_keeps_nothing(tmp_path):
-    web = Web({URL + UPLOAD: PNG})
-    store = web.store(tmp_path / "cache", max_cache_bytes=0)
-    store.load(UPLOAD, 1)
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_damaged_cache_file_is_fetched_anew(tmp_path):
-    web = Web({URL + UPLOAD: PNG})
-    store = web.store(tmp_path)
-    store.load(UPLOAD, 1)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(PNG[:30])
-    with pytest.raises(ImageError):
-        store.load(UPLOAD, 1)
+    answers = [401, 200, 401, 401]
+    web.pages = {URL + UPLOAD: lambda _: httpx.Response(answers.pop(0), content=PNG)}
+    store = web.store(tmp_path, key=web.personal())
     assert (store.load(UPLOAD, 1) == PHOTO).all()
+    assert [r.headers["authorization"] for r in web.asked if r.method == "GET"] == [
+        f"Bearer {web.access(1)}",
+        f"Bearer {web.access(2)}",
+    ]
+    with pytest.raises(LabelStudioError, match="answered 401"):
+        web.store(tmp_path / "b", key=web.personal()).load(UPLOAD, 1)
+    assert answers == []
 
 
-def test_many_threads_share_a_cache(tmp_path):
-    web = Web({f"{URL}/data/upload/1/{n}.png": PNG for n in range(8)})
-    store = web.store(tmp_path, max_cache_bytes=3 * len(PNG))
-    errors = []
-
-    def work():
-        try:
-            for n in range(8):
-                assert (store.load(f"/data/upload/1/{n}.png", 1) == PHOTO).all()
-        except (ImageError, AssertionError) as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+def test_a_legacy_token_that_is_refused_is_not_tried_again(tmp_path):
+    web = Web({URL + UPLOAD: httpx.Response(401)})
+    with pytest.raises(LabelStudioError, match="answered 401"):
+        web.store(tmp_path).load(UPLOAD, 1)
+    assert len(web.asked) == 1
 
 
-def test_an_unwritable_cache_says_so(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.raises(ImageError, match="cache cannot be"):
-        Web({URL + UPLOAD: PNG}).store(blocked / "cache").load(UPLOAD, 1)
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_an_overloaded_label_studio_says_nothing_of_the_image(status, tmp_path):
+    web = Web({URL + UPLOAD: httpx.Response(status)})
+    with pytest.raises(LabelStudioDown, match=f"answered {status}"):
+        web.store(tmp_path).load(UPLOAD, 1)
+
+
+def test_no_cookie_is_kept_as_it_would_go_to_other_ports_of_the_host(tmp_path):
+    cookie = {"set-cookie": "sessionid=secret; Path=/"}
+    web = Web({URL + UPLOAD: httpx.Response(200, headers=cookie, content=PNG)})
+    web.pages["http://ls.test:9000/x.png"] = PNG
+    store = web.store(tmp_path, allowed_hosts=("ls.test:9000=private",))
+    store.load(UPLOAD, 1)
+    store.load("http://ls.test:9000/x.png", 1)
+    assert ["cookie" in request.headers for request in web.asked] == [False, False]
+
+
+def test_images_are_asked_for_as_they_are(tmp_path):
+    web = Web({URL + UPLOAD: PNG})
+    web.store(tmp_path).load(UPLOAD, 1)
+    assert web.asked[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("piece", [1, 70_000])
+def test_a_dripping_body_ends_at_the_deadline_however_small_its_drops(piece, tmp_path):
+    web = Web({})
+
+    def body():
+        while True:
+            web.time += 50
+            yield b"x" * piece
+
+    web.pages = {URL + UPLOAD: lambda _: httpx.Response(200, content=body())}
+    with pytest.raises(ImageError, match="took more than"):
+        web.store(tmp_path, max_bytes=10**9).load(UPLOAD, 1)
+    assert web.time <= TRANSFER_S + 50
+
+
+def test_a_body_that_ends_early_is_no_image_and_is_not_kept(tmp_path):
+    def body():
+        yield PNG[:40]
+        raise httpx.RemoteProtocolError("peer closed connection without sending complete body")
+
+    web = Web({URL + UPLOAD: lambda _: httpx.Response(200, content=body())})
+    with pytest.raises(LabelStudioDown, match="RemoteProtocolError"):
+        web.store(tmp_path / "cache").load(UPLOAD, 1)
+    assert not (tmp_path / "cache").exists()
