@@ -1,14 +1,16 @@
 """Points that an annotation teaches: where a defect is, and where none is near.
 
-Sources: explicit clicks; kept and added parts of masks (positive); removed parts and rejected
-proposals (hard negatives); verified background (negatives). A click speaks for its place alone:
-an annotation of clicks alone gives neither background nor verified masks.
+Sources: explicit clicks; kept parts of masks, parts added to them and regions that were missed
+(positive); parts removed and regions rejected as a whole (hard negatives); verified background
+(negatives). A click speaks for its place alone: an annotation of clicks alone gives neither
+background nor verified masks.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -17,7 +19,8 @@ import numpy.typing as npt
 
 from backend.labelstudio.results import Click
 from backend.loop import interactions
-from backend.loop.interactions import Proposal
+from backend.loop.interactions import Judged
+from backend.loop.regions import Drawn, cropped
 from backend.records import Annotation, WeakLabel, WeakLabelSource
 from models.base import Mask
 
@@ -51,34 +54,36 @@ def learn(
     annotation: Annotation,
     *,
     classes: Sequence[str],
-    proposals: Mapping[str, Proposal],
-    final: Mapping[str, Mask],
+    judged: Mapping[str, Judged],
+    final: Mapping[str, Drawn],
     clicks: Sequence[Click],
-    present: frozenset[str],
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | None,
+    chosen: Collection[str] = (),
     click_only: bool = False,
 ) -> Learned:
     """Return weak labels and verified masks; the same for the same annotation, whenever asked.
 
-    proposals, final, present, click_only: as in `interactions.derive`. size: (height, width) in
-    px, needed when there is no mask at all; without it nothing is verified then. A class that was
-    clicked where its final mask is empty or elsewhere is only partly drawn: it gives its points,
-    but no background and no verified mask.
+    judged, final: as in `interactions.judge`; click_only: as in `derive`. size: (height, width) of
+    the image in px; where nobody knows it, there is no mask and nothing is verified. chosen:
+    classes that a person says are somewhere in the image. A class that was chosen but not drawn, or
+    clicked where its final mask is not, is only partly drawn: it gives its points, but no
+    background and no verified mask.
     """
     if not interactions.speaks(annotation):
         return Learned()
     maker = _Maker(annotation, interactions.trust(annotation))
     labels = maker.clicks(clicks[:MOST_CLICKS], classes)
-    shape = _shape(proposals, final) or size
-    if click_only or shape is None:
+    if click_only or size is None:
         return Learned(tuple(labels))
-    nothing: Mask = np.zeros(shape, dtype=np.bool_)
+    nothing: Mask = np.zeros(size, dtype=np.bool_)
     verified = {}
     for name in classes:
-        after = final.get(name, nothing)
+        after = final[name].mask if name in final else nothing
         far = far_from(after)
-        labels += maker.parts(name, proposals.get(name), after, far, present)
-        if not partly_drawn(name, after, clicks):
+        if name in judged:
+            labels += maker.parts(name, judged[name], after, far)
+        is_undrawn = name in chosen and not after.any()
+        if not is_undrawn and not partly_drawn(name, after, clicks):
             verified[name] = after
             labels += maker.background(name, far, labels)
     return Learned(tuple(labels), verified)
@@ -104,10 +109,18 @@ def clearance_px(height_px: int, width_px: int) -> float:
 
 def far_from(final: Mask) -> Mask:
     """Return the pixels at least `clearance_px` (up to 3 %: a chamfer distance) from the mask."""
-    if not final.any():
-        return np.ones_like(final)
-    distance = cv2.distanceTransform((~final).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
-    return np.asarray(distance >= clearance_px(*final.shape), dtype=np.bool_)
+    far = np.ones_like(final)
+    top, left, box = cropped(final)
+    if not box.size:
+        return far
+    clearance = clearance_px(*final.shape)
+    reach = math.ceil(clearance * 1.1)  # what is farther from the box is far from the mask
+    rows = slice(max(0, top - reach), top + box.shape[0] + reach)
+    columns = slice(max(0, left - reach), left + box.shape[1] + reach)
+    outside = np.logical_not(final[rows, columns]).view(np.uint8)
+    distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_5)
+    far[rows, columns] = distance >= clearance
+    return far
 
 
 def spread(mask: Mask, most: int, rng: np.random.Generator) -> Points:
@@ -119,7 +132,7 @@ def spread(mask: Mask, most: int, rng: np.random.Generator) -> Points:
     """
     if most < 1 or not mask.any():
         return np.empty((0, 2), dtype=np.int64)
-    top, left, part = _cropped(mask)
+    top, left, part = cropped(mask)
     depth = _depth(part)
     chosen = [_farthest(points, depth, rng) for points in _inner_points(part, depth)]
     rounds = [row[n] for n in range(MOST_PER_COMPONENT) for row in chosen if n < len(row)]
@@ -152,26 +165,20 @@ class _Maker:
             if name in classes
         ]
 
-    def parts(
-        self,
-        name: str,
-        proposal: Proposal | None,
-        final: Mask,
-        far: Mask,
-        present: frozenset[str],
-    ) -> list[WeakLabel]:
-        """Give the kept, added and removed parts of one class."""
-        before = proposal.mask if proposal is not None else None
-        found = interactions.changes(before, final)
-        outcome = interactions.outcome(proposal, found, present)
-        if outcome == "accepted":
+    def parts(self, name: str, judged: Judged, final: Mask, far: Mask) -> list[WeakLabel]:
+        """Give the kept, added and removed parts of one class; regions as a whole by themselves."""
+        if judged.outcome == "accepted":
             return self._positives(name, final, "accepted")
-        drawn: WeakLabelSource = "added" if outcome == "modified" else "missed"
-        denied: WeakLabelSource = "rejected" if outcome == "rejected" else "removed"
+        found = judged.changes
+        is_modified = judged.outcome == "modified"
+        missed = judged.missed if is_modified else found.added
+        deleted = judged.deleted if is_modified else found.removed
         labels = self._positives(name, found.kept, "accepted")
-        labels += self._positives(name, found.added, drawn)
+        labels += self._positives(name, found.added & ~missed, "added")
+        labels += self._positives(name, missed, "missed")
         # a crop around a point near a real defect would show it: hence the distance
-        return labels + self._hard_negatives(name, found.removed & far, denied)
+        labels += self._hard_negatives(name, found.removed & ~deleted & far, "removed")
+        return labels + self._hard_negatives(name, deleted & far, "rejected")
 
     def background(self, name: str, far: Mask, labels: Sequence[WeakLabel]) -> list[WeakLabel]:
         """Give as many negatives as balance the class, far from its mask."""
@@ -213,11 +220,6 @@ class _Maker:
         return np.random.default_rng((self.annotation.id, zlib.crc32(f"{name}/{source}".encode())))
 
 
-def _shape(proposals: Mapping[str, Proposal], final: Mapping[str, Mask]) -> tuple[int, int] | None:
-    masks = [*final.values(), *(proposal.mask for proposal in proposals.values())]
-    return (masks[0].shape[0], masks[0].shape[1]) if masks else None
-
-
 def _near(mask: Mask, x_px: float, y_px: float, radius_px: int = 4) -> bool:
     """Say whether the mask has a pixel around a click: people click a little beside thin cracks."""
     x, y = int(x_px), int(y_px)
@@ -225,13 +227,6 @@ def _near(mask: Mask, x_px: float, y_px: float, radius_px: int = 4) -> bool:
         max(0, y - radius_px) : y + radius_px + 1, max(0, x - radius_px) : x + radius_px + 1
     ]
     return bool(around.any())
-
-
-def _cropped(mask: Mask) -> tuple[int, int, Mask]:
-    """Return (top, left, the mask within its bounding box)."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    return top, left, mask[top : rows[-1] + 1, left : columns[-1] + 1]
 
 
 def _depth(mask: Mask) -> Depth:

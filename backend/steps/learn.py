@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
-from backend.labelstudio import results, rle
+from backend.labelstudio import image_choices, results, rle
 from backend.labelstudio.config import LabelConfig
-from backend.loop import interactions, weak_labels
-from backend.loop.interactions import Proposal
+from backend.labelstudio.results import Region
+from backend.loop import interactions, regions, weak_labels
+from backend.loop.regions import Drawn, Part
 from backend.records import Annotation, Interaction, ProposedRegion, VerifiedMask, WeakLabel
-from backend.store import proposals, versions
+from backend.store import proposals, tasks, versions
 from models.base import Mask
 
 
@@ -32,38 +33,45 @@ def from_annotation(tx: Connection, annotation: Annotation, config: LabelConfig)
     Those are the proposals of the version whose region ids it holds; without any such id, of the
     newest version that had proposed something for the task when the annotation was begun.
     """
-    if not interactions.speaks(annotation):
-        return Learned()
-    regions = results.regions(annotation.result, config)
-    present = frozenset(region.id for region in regions)
+    present = frozenset(region.id for region in results.regions(annotation.result, config))
     version = _version_seen(tx, annotation, present)
     shown = _shown(tx, annotation, version)
-    size = _size(regions, shown, annotation)
-    proposed = _by_class(shown, config)
-    final = _final(results.class_masks(annotation.result, config), size)
+    task = tasks.get(tx, annotation.project, annotation.task)
+    natural = (task.height_px, task.width_px) if task and task.height_px and task.width_px else None
+    return compare(annotation, config, shown, version, natural=natural)
+
+
+def compare(
+    annotation: Annotation,
+    config: LabelConfig,
+    shown: Sequence[ProposedRegion],
+    version: int | None,
+    natural: tuple[int, int] | None = None,
+) -> Learned:
+    """Return what an annotation says of the proposals on screen; raises InvalidPayload.
+
+    natural: (height, width) of the image in px, where neither proposals nor the annotation tell.
+    Pixels of another size than the image cannot be compared with anything, and a part that is left
+    out would look rejected: such an annotation as a whole is refused.
+    """
+    if not interactions.speaks(annotation):
+        return Learned()
+    size = _size(shown, annotation, config) or natural
+    proposed, final = _drawn(annotation, config, shown, size)
+    judged = interactions.judge(config.classes, proposed, final)
     clicks = results.clicks(annotation.result, config)
-    alone = interactions.is_click_only(
-        clicks=len(clicks), regions=len(regions), proposals=len(shown)
-    )
+    alone = interactions.is_click_only(clicks=len(clicks), regions=len(final), proposals=len(shown))
     taught = weak_labels.learn(
         annotation,
         classes=config.classes,
-        proposals=proposed,
+        judged=judged,
         final=final,
         clicks=clicks,
-        present=present,
         size=size,
+        chosen=_chosen(annotation, config),
         click_only=alone,
     )
-    done = interactions.derive(
-        annotation,
-        classes=config.classes,
-        proposals=proposed,
-        final=final,
-        present=present,
-        version=version,
-        click_only=alone,
-    )
+    done = interactions.derive(annotation, judged, version=version, click_only=alone)
     verified = [_verified(annotation, name, mask) for name, mask in taught.verified.items()]
     return Learned(done, taught.weak_labels, verified)
 
@@ -77,9 +85,7 @@ def _version_seen(tx: Connection, annotation: Annotation, present: frozenset[str
     begun_at = annotation.created_at or annotation.updated_at
     for version in sorted(versions.list(tx, annotation.project), key=lambda v: -v.number):
         existed = version.created_at <= begun_at and version.state != "rejected"
-        if existed and annotation.task in proposals.tasks_done(
-            tx, annotation.project, version.number
-        ):
+        if existed and proposals.has(tx, annotation.project, version.number, annotation.task):
             return version.number
     return None
 
@@ -91,14 +97,21 @@ def _shown(tx: Connection, annotation: Annotation, number: int | None) -> list[P
     return found
 
 
+def _chosen(annotation: Annotation, config: LabelConfig) -> frozenset[str]:
+    """Return the classes that a person says are in the image; an untouched choice says nothing."""
+    touched = [item for item in annotation.result if item.get("origin") != "prediction"]
+    return image_choices.said(touched, config).present
+
+
 def _size(
-    regions: Sequence[results.Region], shown: Sequence[ProposedRegion], annotation: Annotation
+    shown: Sequence[ProposedRegion], annotation: Annotation, config: LabelConfig
 ) -> tuple[int, int] | None:
     """Return (height, width) of the image as our proposals, the regions, or any item says it."""
     if shown:
         return shown[0].height_px, shown[0].width_px
-    if regions:
-        return regions[0].height_px, regions[0].width_px
+    found = results.regions(annotation.result, config)
+    if found:
+        return found[0].height_px, found[0].width_px
     sizes = (_declared(item) for item in annotation.result)
     return next((size for size in sizes if size is not None), None)
 
@@ -110,24 +123,60 @@ def _declared(item: Mapping[str, object]) -> tuple[int, int] | None:
     )
 
 
-def _by_class(shown: Sequence[ProposedRegion], config: LabelConfig) -> dict[str, Proposal]:
-    by_class: defaultdict[str, list[ProposedRegion]] = defaultdict(list)
-    for region in shown:
-        by_class[region.class_name].append(region)
-    return {
-        name: Proposal(mask, frozenset(region.region_id for region in by_class[name]))
-        for name, mask in _as_displayed(shown, config).items()
-    }
+def _drawn(
+    annotation: Annotation,
+    config: LabelConfig,
+    shown: Sequence[ProposedRegion],
+    size: tuple[int, int] | None,
+) -> tuple[dict[str, Drawn], dict[str, Drawn]]:
+    """Return by class what was proposed and what the annotation holds; {} without any region.
+
+    A region that came back as it was sent is decoded once.
+    """
+    if size is None:
+        return {}, {}
+    height_px, width_px = size
+    found = results.regions(annotation.result, config, height_px=height_px, width_px=width_px)
+    sent = {one.region_id: one.rle for one in shown if _is_brush(one, config)}
+    proposed = list(_as_displayed(shown, config))
+    decoded = {part.id: part for _, part in proposed if part.id in sent}
+    final = [(region.class_name, _part(region, sent, decoded)) for region in found]
+    return _by_class(proposed, size), _by_class(final, size)
 
 
-def _as_displayed(shown: Sequence[ProposedRegion], config: LabelConfig) -> dict[str, Mask]:
-    """Return the masks that the annotator had on screen: an outline or a box is coarser."""
-    return results.class_masks(results.prediction_result(shown, config), config)
+def _as_displayed(
+    shown: Sequence[ProposedRegion], config: LabelConfig
+) -> Iterator[tuple[str, Part]]:
+    """Yield class and pixels that the annotator had on screen: an outline or a box is coarser."""
+    known = [one for one in shown if one.class_name in config.classes]
+    for one in known:
+        if _is_brush(one, config):
+            mask = rle.decode_mask(one.rle, one.height_px, one.width_px)
+            yield one.class_name, regions.part(one.region_id, mask)
+    others = [one for one in known if not _is_brush(one, config)]
+    for region in results.regions(results.prediction_result(others, config), config):
+        yield region.class_name, regions.part(region.id, region.mask)
 
 
-def _final(masks: Mapping[str, Mask], size: tuple[int, int] | None) -> dict[str, Mask]:
-    """Leave out masks of another size than the image: they cannot be compared with anything."""
-    return {name: mask for name, mask in masks.items() if size is None or mask.shape == size}
+def _is_brush(one: ProposedRegion, config: LabelConfig) -> bool:
+    known = one.class_name in config.classes
+    return known and config.output(one.class_name).tag == "BrushLabels"
+
+
+def _part(region: Region, sent: Mapping[str, bytes], decoded: Mapping[str, Part]) -> Part:
+    """Return the pixels of a region; the same code as we sent means the same pixels."""
+    is_changed = region.origin == "prediction-changed"
+    known = decoded.get(region.id) if region.kind == "brush" and "rle" in region.value else None
+    if known is not None and rle.to_bytes(region.value["rle"]) == sent[region.id]:
+        return replace(known, is_changed=is_changed)
+    return regions.part(region.id, region.mask, is_changed=is_changed)
+
+
+def _by_class(parts: Iterable[tuple[str, Part]], size: tuple[int, int]) -> dict[str, Drawn]:
+    by_class: defaultdict[str, list[Part]] = defaultdict(list)
+    for class_name, part in parts:
+        by_class[class_name].append(part)
+    return {name: regions.drawn(found, size) for name, found in by_class.items()}
 
 
 def _verified(annotation: Annotation, class_name: str, mask: Mask) -> VerifiedMask:

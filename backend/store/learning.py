@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, exists, func, not_, or_, select
 
-from backend.records import Interaction, VerifiedMask, WeakLabel
+from backend.records import Interaction, VerifiedMask, WeakLabel, Work
 from backend.store import schema, statements
 
 TABLES = (schema.interactions, schema.weak_labels, schema.masks)
@@ -63,6 +63,33 @@ def interactions(tx: Connection, project: int, since: datetime | None = None) ->
     table = schema.interactions
     found = _since(select(table), project, since).order_by(table.c.created_at, table.c.id)
     return [statements.record(Interaction, row) for row in tx.execute(found)]
+
+
+def works(tx: Connection, project: int) -> list[Work]:
+    """Return how each annotation of a project came about, by id; skipped and deleted ones not.
+
+    Unchanged are those with no outcome but "accepted" and no click.
+    """
+    table = schema.annotation_states
+    touched = exists().where(
+        schema.interactions.c.annotation == table.c.id, schema.interactions.c.outcome != "accepted"
+    )
+    clicked = exists().where(
+        schema.weak_labels.c.annotation == table.c.id, schema.weak_labels.c.source == "click"
+    )
+    found = select(
+        table.c.id.label("annotation"),
+        table.c.annotator,
+        func.coalesce(table.c.created_at, table.c.updated_at).label("begun_at"),
+        table.c.updated_at.label("written_at"),
+        table.c.lead_time_s.label("seconds"),
+        table.c.bulk,
+        not_(or_(touched, clicked)).label("is_unchanged"),
+        table.c.review,
+    ).where(
+        table.c.project == project, table.c.deleted.is_(False), table.c.was_cancelled.is_(False)
+    )
+    return [statements.record(Work, row) for row in tx.execute(found.order_by(table.c.id))]
 
 
 def label_counts(tx: Connection, project: int) -> dict[int, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 
-from backend.loop.interactions import Proposal
-from backend.records import Annotation, Interaction, TaskEvidence, WeakLabel
+from backend.loop import regions
+from backend.loop.regions import Drawn
+from backend.records import Annotation, Interaction, TaskEvidence, WeakLabel, Work
 from models.base import Mask
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=timezone.utc)
@@ -25,8 +26,26 @@ def box(top: int, left: int, bottom: int, right: int, size: tuple[int, int] = (4
     return mask
 
 
-def proposal(mask: Mask, region_id: str = "v3-5-1") -> Proposal:
-    return Proposal(mask, frozenset({region_id}))
+def drawn(mask: Mask, region_id: str = "v3-5-1", *, is_changed: bool = False) -> Drawn:
+    """Give the one region of a class."""
+    part = regions.part(region_id, mask, is_changed=is_changed)
+    return regions.drawn([part], (mask.shape[0], mask.shape[1]))
+
+
+def several(**parts: Mask) -> Drawn:
+    """Give the regions of a class by their ids."""
+    shape = next(iter(parts.values())).shape
+    found = [regions.part(id, mask) for id, mask in parts.items()]
+    return regions.drawn(found, (shape[0], shape[1]))
+
+
+def work(annotation: int, seconds: float | None = 20.0, **changes: Any) -> Work:
+    """Give an unchanged annotation, begun as many minutes after noon as its id says."""
+    at = NOON + timedelta(minutes=annotation)
+    values: dict[str, Any] = {"annotator": 1, "begun_at": at, "written_at": at, "bulk": False}
+    return Work(
+        annotation=annotation, seconds=seconds, **{**values, "is_unchanged": True, **changes}
+    )
 
 
 def interaction(**changes: Any) -> Interaction:

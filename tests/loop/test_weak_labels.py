@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.labelstudio.results import Click
-from backend.loop import weak_labels
+from backend.loop import interactions, weak_labels
+from backend.loop.regions import Drawn
 from backend.loop.weak_labels import Learned, clearance_px, learn, spread
+from backend.records import Annotation
 from models.base import Mask
-from tests.loop.making import annotation, box, proposal
+from tests.loop.making import annotation, box, drawn, several
 
 SIZE = (400, 400)
 SHOWN = box(100, 100, 200, 200)
@@ -21,17 +23,31 @@ HERE = Click("crack", 30.25, 40.5, positive=True)
 NOTHING_HERE = Click(None, 300.0, 310.0, positive=False)
 
 
-def teach(**changes: Any) -> Learned:
-    values: dict[str, Any] = {
-        "classes": ["crack", "rust"],
-        "proposals": {},
-        "final": {},
-        "clicks": [],
-        "present": frozenset({"v3-5-1"}),
-        "size": SIZE,
-    }
-    of = changes.pop("of", annotation())
-    return learn(of, **{**values, **changes})
+def teach(
+    before: Mapping[str, Mask | Drawn] | None = None,
+    after: Mapping[str, Mask | Drawn] | None = None,
+    *,
+    clicks: Sequence[Click] = (),
+    of: Annotation | None = None,
+    size: tuple[int, int] | None = SIZE,
+    click_only: bool = False,
+) -> Learned:
+    """Teach by masks; those of the same class are of one region, unless told otherwise."""
+    classes = ["crack", "rust"]
+    proposals, final = _drawn(before or {}), _drawn(after or {})
+    return learn(
+        of or annotation(),
+        classes=classes,
+        judged=interactions.judge(classes, proposals, final),
+        final=final,
+        clicks=clicks,
+        size=size,
+        click_only=click_only,
+    )
+
+
+def _drawn(masks: Mapping[str, Mask | Drawn]) -> dict[str, Drawn]:
+    return {name: mask if isinstance(mask, Drawn) else drawn(mask) for name, mask in masks.items()}
 
 
 def sources(learned: Learned, class_name: str = "crack") -> Counter[str]:
@@ -61,7 +77,7 @@ def test_clicks_alone_teach_their_places_and_nothing_else() -> None:
 
 
 def test_accepted_gives_positives_inside_and_balanced_background_far_away() -> None:
-    learned = teach(proposals={"crack": proposal(SHOWN)}, final={"crack": SHOWN})
+    learned = teach(before={"crack": SHOWN}, after={"crack": SHOWN})
     count = sources(learned)
     assert set(count) == {"accepted", "background"}
     assert count["accepted"] == count["background"] >= 4
@@ -78,7 +94,7 @@ def test_accepted_gives_positives_inside_and_balanced_background_far_away() -> N
 def test_modified_gives_kept_added_and_removed() -> None:
     before = SHOWN | box(300, 300, 360, 360)
     after = SHOWN | box(20, 20, 60, 60)
-    learned = teach(proposals={"crack": proposal(before)}, final={"crack": after})
+    learned = teach(before={"crack": before}, after={"crack": after})
     places = {
         "accepted": SHOWN,
         "added": after & ~before,
@@ -93,7 +109,7 @@ def test_modified_gives_kept_added_and_removed() -> None:
 
 
 def test_rejected_gives_hard_negatives_and_its_class_none() -> None:
-    learned = teach(proposals={"crack": proposal(SHOWN)}, present=frozenset())
+    learned = teach(before={"crack": SHOWN})
     hard = [one for one in learned.weak_labels if one.source == "rejected"]
     assert hard and not any(one.positive for one in hard)
     assert all(SHOWN[int(one.y_px), int(one.x_px)] for one in hard)
@@ -101,19 +117,18 @@ def test_rejected_gives_hard_negatives_and_its_class_none() -> None:
 
 
 def test_missed_gives_positives() -> None:
-    learned = teach(final={"crack": crack()})
+    learned = teach(after={"crack": crack()})
     assert sources(learned)["missed"] >= 8
     elsewhere = teach(
-        proposals={"crack": proposal(SHOWN)},
-        final={"crack": box(300, 300, 340, 340)},
-        present=frozenset(),
+        before={"crack": SHOWN},
+        after={"crack": box(300, 300, 340, 340)},
     )
     assert {"missed", "rejected"} <= set(sources(elsewhere))
 
 
 def test_no_hard_negative_beside_a_real_defect() -> None:
     thinner = box(100, 100, 200, 190)
-    learned = teach(proposals={"crack": proposal(SHOWN)}, final={"crack": thinner})
+    learned = teach(before={"crack": SHOWN}, after={"crack": thinner})
     assert sources(learned)["removed"] == 0
 
 
@@ -128,31 +143,31 @@ def test_an_empty_annotation_verifies_the_absence_of_all_classes() -> None:
 
 
 def test_a_clicked_but_not_drawn_class_is_not_verified() -> None:
-    learned = teach(final={"rust": SHOWN}, clicks=[HERE])
+    learned = teach(after={"rust": SHOWN}, clicks=[HERE])
     assert set(learned.verified) == {"rust"}
     assert sources(learned) == {"click": 1}
-    drawn = teach(final={"crack": box(38, 28, 60, 60)}, clicks=[HERE])
+    drawn = teach(after={"crack": box(38, 28, 60, 60)}, clicks=[HERE])
     assert "crack" in drawn.verified
 
 
 @pytest.mark.parametrize("silent", [{"was_cancelled": True}, {"deleted": True}])
 def test_skipped_and_deleted_annotations_teach_nothing(silent: dict[str, bool]) -> None:
     of = annotation(**silent)
-    learned = teach(of=of, final={"crack": SHOWN}, clicks=[HERE, NOTHING_HERE])
+    learned = teach(of=of, after={"crack": SHOWN}, clicks=[HERE, NOTHING_HERE])
     assert learned == Learned()
 
 
 def test_bulk_labels_are_hardly_trusted() -> None:
-    learned = teach(of=annotation(bulk=True), final={"crack": SHOWN})
+    learned = teach(of=annotation(bulk=True), after={"crack": SHOWN})
     assert {one.trust for one in learned.weak_labels} == {0.25}
 
 
 def test_the_same_annotation_teaches_the_same() -> None:
     noise = cv2.GaussianBlur(np.random.default_rng(0).random(SIZE), (0, 0), 6) > 0.51
-    assert teach(final={"crack": noise}).weak_labels == teach(final={"crack": noise}).weak_labels
-    other = teach(of=annotation(id=32), final={"crack": noise})
+    assert teach(after={"crack": noise}).weak_labels == teach(after={"crack": noise}).weak_labels
+    other = teach(of=annotation(id=32), after={"crack": noise})
     assert [one.x_px for one in other.weak_labels] != [
-        one.x_px for one in teach(final={"crack": noise}).weak_labels
+        one.x_px for one in teach(after={"crack": noise}).weak_labels
     ]
 
 
@@ -180,8 +195,8 @@ def test_every_component_has_its_turn() -> None:
 def test_points_are_bounded_on_a_ragged_mask() -> None:
     ragged = np.random.default_rng(0).random((500, 500)) > 0.5
     learned = teach(
-        proposals={"crack": proposal(ragged)},
-        final={"crack": ~ragged},
+        before={"crack": ragged},
+        after={"crack": drawn(~ragged, "drawn")},
         clicks=[NOTHING_HERE] * 1000,
         size=ragged.shape,
     )
@@ -190,14 +205,43 @@ def test_points_are_bounded_on_a_ragged_mask() -> None:
 
 
 def test_a_mask_without_room_has_no_background() -> None:
-    assert sources(teach(final={"crack": np.ones(SIZE, dtype=bool)}))["background"] == 0
+    assert sources(teach(after={"crack": np.ones(SIZE, dtype=bool)}))["background"] == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (7, 7)])
 def test_smallest_images(size: tuple[int, int]) -> None:
     full = np.ones(size, dtype=bool)
-    learned = teach(final={"crack": full}, size=size)
+    learned = teach(after={"crack": full}, size=size)
     assert sources(learned)["missed"] >= 1
+
+
+def test_a_deleted_region_is_rejected_and_an_erased_part_removed() -> None:
+    kept, gone = box(20, 20, 150, 150), box(250, 250, 350, 350)
+    erased = kept.copy()
+    erased[20:80] = False
+    left = several(a=erased, c=box(20, 300, 60, 340))
+    learned = teach({"crack": several(a=kept, b=gone)}, {"crack": left})
+    assert set(sources(learned)) == {"accepted", "removed", "rejected", "missed", "background"}
+    places = {"removed": kept & ~erased, "rejected": gone, "missed": box(20, 300, 60, 340)}
+    for one in learned.weak_labels:
+        if one.source in places:
+            assert places[one.source][int(one.y_px), int(one.x_px)]
+            assert one.positive == (one.source == "missed")
+            assert one.weight == (1.0 if one.positive else weak_labels.HARD_WEIGHT)
+
+
+def test_a_relabelled_region_teaches_both_classes() -> None:
+    learned = teach({"crack": SHOWN}, {"rust": SHOWN})
+    assert sources(learned)["rejected"] == sources(learned, "rust")["missed"] > 0
+    assert not learned.verified["crack"].any()
+    np.testing.assert_array_equal(learned.verified["rust"], SHOWN)
+
+
+@pytest.mark.parametrize("place", [(0, 0, 3, 4), (150, 180, 152, 300), (390, 390, 400, 400)])
+def test_far_is_far_from_every_pixel_of_the_mask(place: tuple[int, int, int, int]) -> None:
+    mask = box(*place)
+    distance = distance_to(mask)
+    np.testing.assert_array_equal(weak_labels.far_from(mask), distance >= clearance_px(*SIZE))
 
 
 @given(seed=st.integers(0, 10_000), kept=st.booleans())
@@ -206,9 +250,8 @@ def test_signs_agree_with_the_final_mask(seed: int, kept: bool) -> None:
     rng = np.random.default_rng(seed)
     before, after = (cv2.GaussianBlur(rng.random((90, 120)), (0, 0), 5) > 0.53 for _ in range(2))
     learned = teach(
-        proposals={"crack": proposal(before)},
-        final={"crack": after},
-        present=frozenset({"v3-5-1"} if kept else ()),
+        before={"crack": before},
+        after={"crack": drawn(after, "v3-5-1" if kept else "drawn")},
         size=before.shape,
     )
     for one in learned.weak_labels:
