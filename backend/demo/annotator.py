@@ -57,7 +57,8 @@ class Decision:
 
     accept: the region stays as it is. edit: it stays with the true mask. reject: it goes, and the
     true mask, if there is one, is drawn anew. draw: nothing usable was shown. none: nothing to do.
-    region_id: of the region that was judged; None when none was shown.
+    region_id: of the region that was judged; None when none was shown. others: of further regions
+    that share its fate: what is true of them is in `mask`. deleted: of junk among usable ones.
     mask: (H, W) bool, the final mask of the class; may be empty.
     seconds: simulated; scratch_seconds: simulated, had nothing been proposed.
     """
@@ -68,18 +69,23 @@ class Decision:
     mask: Mask
     seconds: float
     scratch_seconds: float
+    others: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
 
 
-def decide(proposals: Mapping[str, tuple[str, Mask]], truth: Mapping[str, Mask]) -> list[Decision]:
-    """Judge the proposals, class -> (region id, mask), one decision per class of either side.
+Regions = Sequence[tuple[str, Mask]]  # (region id, mask) of one class
+
+
+def decide(proposals: Mapping[str, Regions], truth: Mapping[str, Mask]) -> list[Decision]:
+    """Judge the proposals, the regions of each class, one decision per class of either side.
 
     A class without a true mask has none in this image. Raises ValueError for masks of two sizes.
     """
-    nothing = np.zeros_like(next(iter([*truth.values(), *(m for _, m in proposals.values())])))
+    shown = [mask for regions in proposals.values() for _, mask in regions]
+    nothing = np.zeros_like([*truth.values(), *shown][0])
     decisions = []
     for name in [*truth, *(name for name in proposals if name not in truth)]:
-        region_id, proposal = proposals.get(name, (None, nothing))
-        decisions.append(_judge(name, region_id, proposal, truth.get(name, nothing)))
+        decisions.append(_judge(name, proposals.get(name, ()), truth.get(name, nothing)))
     return decisions
 
 
@@ -136,7 +142,9 @@ def brush_result(
     shown: the result of the prediction on screen, whose regions keep their ids; encode: a mask to
     Label Studio's brush RLE; rng: makes the ids of new regions.
     """
-    by_region = {d.region_id: d for d in decisions if d.region_id is not None}
+    by_region = {
+        region_id: d for d in decisions for region_id in (d.region_id, *d.others, *d.deleted)
+    }
     kept = [_kept(item, by_region.get(str(item.get("id"))), encode) for item in shown]
     drawn = [d for d in decisions if d.act in ("reject", "draw") and d.mask.any()]
     new = [_drawn(d, encode(d.mask), _new_id(rng), from_name, to_name) for d in drawn]
@@ -198,18 +206,28 @@ def keypoint_result(
     ]
 
 
-def _judge(name: str, region_id: str | None, proposal: Mask, truth: Mask) -> Decision:
+def _judge(name: str, regions: Regions, truth: Mask) -> Decision:
+    """Judge the regions of a class: junk among usable ones is deleted, the rest is one proposal."""
+    usable = [(n, mask) for n, mask in regions if not _is_junk(mask, truth)] or regions
+    deleted = [n for n, _ in regions if n not in dict(usable)]
+    proposal = np.logical_or.reduce([np.zeros_like(truth), *(mask for _, mask in usable)])
+    ids = [n for n, _ in usable]
+    act = _act(ids[0] if ids else None, proposal, truth)
     scratch = paint_seconds(truth)
-    act = _act(region_id, proposal, truth)
     seconds = {
-        "accept": ACCEPT_S,
+        "accept": ACCEPT_S * len(ids),
         "edit": edit_seconds(proposal, truth) if act == "edit" else 0.0,
-        "reject": CLICK_S + scratch,
+        "reject": CLICK_S * len(ids) + scratch,
         "draw": scratch,
         "none": 0.0,
-    }[act]
+    }[act] + CLICK_S * len(deleted)
     mask = proposal if act == "accept" else truth
-    return Decision(name, act, region_id, mask, seconds, scratch)
+    first = ids[0] if ids else None
+    return Decision(name, act, first, mask, seconds, scratch, tuple(ids[1:]), tuple(deleted))
+
+
+def _is_junk(proposal: Mask, truth: Mask) -> bool:
+    return not proposal.any() or precision(proposal, truth, TOLERANCE_PX) < JUNK_PRECISION
 
 
 def _act(region_id: str | None, proposal: Mask, truth: Mask) -> Act:
@@ -218,15 +236,18 @@ def _act(region_id: str | None, proposal: Mask, truth: Mask) -> Act:
     close = f_measure(proposal, truth, TOLERANCE_PX) >= ACCEPT_F1
     if close or iou(proposal, truth) >= ACCEPT_IOU:
         return "accept"
-    junk = not proposal.any() or precision(proposal, truth, TOLERANCE_PX) < JUNK_PRECISION
-    return "reject" if junk else "edit"
+    return "reject" if _is_junk(proposal, truth) else "edit"
 
 
 def _kept(item: Region, decision: Decision | None, encode: Encode) -> dict[str, Any] | None:
     """Return what stays of a shown item: a region, or a per-region control with the same id."""
-    if decision is None or decision.act == "accept":
+    if decision is None:
         return {**item, "origin": "prediction"}
-    if decision.act != "edit":
+    if item.get("id") in decision.deleted:
+        return None
+    if decision.act == "accept":
+        return {**item, "origin": "prediction"}
+    if decision.act != "edit" or item.get("id") != decision.region_id:
         return None
     value = dict(item["value"])
     if "rle" in value:

@@ -112,9 +112,10 @@ def _annotate(
     on_screen = [p for p in task.get("predictions", []) if p.get("model_version") == shown]
     result = on_screen[0]["result"] if on_screen else []
     truth = project.images[int(task["id"])].truth()
-    proposed = {
-        region["value"]["brushlabels"][0]: (region["id"], _mask(region)) for region in result
-    }
+    proposed: dict[str, list[tuple[str, Mask]]] = {}
+    for region in result:
+        class_name = region["value"]["brushlabels"][0]
+        proposed.setdefault(class_name, []).append((region["id"], _mask(region)))
     decisions = annotator.decide(proposed, truth)
     seconds, scratch = annotator.task_seconds(decisions)
     services.labelstudio.create_annotation(
@@ -138,10 +139,10 @@ def measure(services: Services, project: DemoProject) -> Quality:
     for entry in status.queue_of(services, project.id):
         with services.store.reading() as tx:
             regions = proposals.of_task(tx, project.id, entry.task, number)
-        masks = {
-            r.class_name: rle.decode_mask(rle.from_bytes(r.rle), r.height_px, r.width_px)
-            for r in regions
-        }
+        masks: dict[str, Mask] = {}
+        for r in regions:
+            mask = rle.decode_mask(r.rle, r.height_px, r.width_px)
+            masks[r.class_name] = mask | masks.get(r.class_name, mask)
         scores = _scores(masks, project.images[entry.task].truth())
         if scores:
             by_task[entry.task] = tuple(np.mean(scores, axis=0).tolist())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backend.errors import InvalidPayload
-from backend.labelstudio import rle, shapes
+from backend.labelstudio import image_choices, outlines, rle, shapes
 from backend.labelstudio.config import Control, LabelConfig
 from backend.records import ProposedRegion
 from models.base import Mask
@@ -135,55 +135,84 @@ def clicks(result: Sequence[Item], config: LabelConfig) -> list[Click]:
 
 
 def prediction_result(
-    proposed: Sequence[ProposedRegion], config: LabelConfig
+    proposed: Sequence[ProposedRegion],
+    config: LabelConfig,
+    *,
+    size: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the `result` of a prediction: one region per proposal, ids as given, natural size.
 
-    Classes that the config no longer has, and empty outlines, are left out. A polygon shows the
-    largest part, a rectangle the bounding box. Raises InvalidPayload instead of giving out what
-    would break Label Studio's editor (see `validate`).
+    Classes that the config no longer has, and empty outlines, are left out. A polygon shows holes
+    and parts (see `outlines`), a rectangle the bounding box. Raises InvalidPayload instead of
+    giving out what would break Label Studio's editor (see `validate`).
     """
     shown = [p for p in proposed if p.class_name in config.classes]
     items = [item for p in shown if (item := _proposal(p, config)) is not None]
-    validate(items, config)
+    validate(items, config, size=size)
     return items
 
 
-def validate(result: Sequence[Item], config: LabelConfig) -> None:
+def validate(result: Any, config: LabelConfig, *, size: tuple[int, int] | None = None) -> None:
     """Raise InvalidPayload when a prediction's result would not be shown right.
 
     Label Studio stores anything: a broken RLE makes Submit impossible, equal ids corrupt data.
+    size: (height, width) in px of the upright image, where it is known.
     """
+    if not isinstance(result, list):
+        raise InvalidPayload(f"result is {type(result).__name__}; expected a list of regions")
     seen: set[Any] = set()
     for place, item in enumerate(result):
+        control = _control(item, place, config)
         region_id = item.get("id")
         if not isinstance(region_id, str) or not region_id or region_id in seen:
             raise InvalidPayload(f"result[{place}].id is {region_id!r}; expected a unique text")
         seen.add(region_id)
-        _validate_one(item, place, config)
+        if control is not None and control.tag == "Choices":
+            image_choices.validate(item, place, control)
+        else:
+            _validate_one(item, place, control, config, size)
 
 
-def _validate_one(item: Item, place: int, config: LabelConfig) -> None:
-    control = _control(item, place, config)
-    if control is None or control.type not in _KINDS:
+def _validate_one(
+    item: Item,
+    place: int,
+    control: Control | None,
+    config: LabelConfig,
+    size: tuple[int, int] | None,
+) -> None:
+    if control is None or control.type not in _KINDS or item.get("to_name") != config.image_name:
+        known = [(c.name, c.type) for c in config.controls if c.type in _KINDS]
         raise InvalidPayload(
-            f"result[{place}].from_name is {item.get('from_name')!r}; the label config has "
-            + ", ".join(c.name for c in config.controls)
+            f"result[{place}] has from_name {item.get('from_name')!r}, type {item.get('type')!r} "
+            f"and to_name {item.get('to_name')!r}; expected one of {known} on {config.image_name!r}"
         )
-    if item.get("type") != control.type or item.get("to_name") != config.image_name:
+    declared = _size(item, place, None, None)
+    if size is not None and declared != size:
         raise InvalidPayload(
-            f"result[{place}] has type {item.get('type')!r} and to_name {item.get('to_name')!r}; "
-            f"expected {control.type!r} and {config.image_name!r}"
+            f"result[{place}] is {declared[1]} x {declared[0]} px, the upright image is "
+            f"{size[1]} x {size[0]} px: Label Studio would draw stripes"
         )
-    found = _regions(item, place, control, _size(item, place, None, None))
+    score = item.get("score")
+    if score is not None and not (shapes.number(score) and 0 <= score <= 1):
+        raise InvalidPayload(f"result[{place}].score is {score!r}; expected a number from 0 to 1")
+    found = _regions(item, place, control, declared)
     if len(found) != 1:
         raise InvalidPayload(
             f"result[{place}].value.{control.type} is {item['value'].get(control.type)!r}; "
             f"expected one of {[label.value for label in control.labels]}"
         )
-    if found[0].kind == "brush" and item["value"].get("format") != "rle":
+    _validate_value(found[0], place)
+
+
+def _validate_value(region: Region, place: int) -> None:
+    if region.kind == "brush" and region.value.get("format") != "rle":
         raise InvalidPayload(f"result[{place}].value.format is not 'rle'")
-    _ = found[0].mask
+    _ = region.mask
+    if region.kind != "brush" and not shapes.is_inside(region.value):
+        raise InvalidPayload(
+            f"result[{place}].value reaches out of the image; expected percents from 0 to 100, and "
+            "a width and height above 0"
+        )
 
 
 def _regions(item: Item, place: int, control: Control, size: tuple[int, int]) -> list[Region]:
@@ -297,7 +326,7 @@ def _require_numbers(value: Item, names: Iterable[str]) -> None:
 
 def _proposal(proposed: ProposedRegion, config: LabelConfig) -> dict[str, Any] | None:
     control = config.output(proposed.class_name)
-    value = _value(proposed, control)
+    value = _value(proposed, control, config.settings[proposed.class_name].tolerance_px)
     if value is None:
         return None
     return {
@@ -313,11 +342,13 @@ def _proposal(proposed: ProposedRegion, config: LabelConfig) -> dict[str, Any] |
     }
 
 
-def _value(proposed: ProposedRegion, control: Control) -> dict[str, Any] | None:
+def _value(
+    proposed: ProposedRegion, control: Control, tolerance_px: float | None
+) -> dict[str, Any] | None:
     if control.tag == "BrushLabels":
         return {"format": "rle", "rle": rle.from_bytes(proposed.rle)}
     mask = rle.decode_mask(proposed.rle, proposed.height_px, proposed.width_px)
     if control.tag == "RectangleLabels":
         return dict(shapes.to_rectangle(mask)) if mask.any() else None
-    outline = shapes.to_polygon(mask)
+    outline = outlines.to_polygon(mask, tolerance_px=tolerance_px)
     return {"points": outline, "closed": True} if outline else None

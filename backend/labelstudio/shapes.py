@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from models.base import Mask
 
 Points = npt.NDArray[np.float64]  # (P, 2) x, y
-
-SIMPLIFY_PX = 1.0  # Label Studio makes each vertex a handle: dense outlines cannot be edited
+ROUNDING = 1e-6  # percent
 
 
 def from_polygon(points_percent: Points, height_px: int, width_px: int) -> Mask:
@@ -50,27 +48,6 @@ def from_rectangle(value: Mapping[str, float], height_px: int, width_px: int) ->
     return from_polygon(corner + turned, height_px, width_px)
 
 
-def to_polygon(mask: Mask) -> list[list[float]]:
-    """Return the simplified outline of the largest part, holes filled, as [x, y] in 0-100.
-
-    Empty for an empty mask.
-    """
-    scale = 2  # an outline through the corners of pixels, not through their centres
-    grown = cv2.resize(
-        mask.astype(np.uint8), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST
-    )
-    outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not outlines:
-        return []
-    largest = max(outlines, key=cv2.contourArea)
-    outline = cv2.approxPolyDP(largest, SIMPLIFY_PX * scale, closed=True)[:, 0, :]
-    if len(outline) < 3:  # thinner than the tolerance
-        outline = largest[:, 0, :]
-    extent = np.array([mask.shape[1], mask.shape[0]])
-    percent: list[list[float]] = ((outline + 0.5) / scale / extent * 100).tolist()
-    return percent
-
-
 def to_rectangle(mask: Mask) -> dict[str, float]:
     """Return the bounding box of a mask with any pixel: x, y, width, height in 0-100."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -82,6 +59,18 @@ def to_rectangle(mask: Mask) -> dict[str, float]:
         "height": float((rows[-1] + 1 - rows[0]) / height_px * 100),
         "rotation": 0.0,
     }
+
+
+def is_inside(value: Mapping[str, Any]) -> bool:
+    """Return whether a polygon's points, or a rectangle with some area, lie within 0-100."""
+    if "points" in value:
+        corners = np.array(value["points"], dtype=np.float64)
+    else:
+        x, y, width, height = (value[name] for name in ("x", "y", "width", "height"))
+        if width <= 0 or height <= 0:
+            return False
+        corners = np.array([(x, y), (x + width, y + height)], dtype=np.float64)
+    return bool((corners >= -ROUNDING).all() and (corners <= 100 + ROUNDING).all())
 
 
 def points(value: Any) -> Points | None:
@@ -116,8 +105,11 @@ def _crossings(
     rows = (
         np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
     )
-    along = (rows + 0.5 - start[edge, 1]) / (end[edge, 1] - start[edge, 1])
-    x = start[edge, 0] + along * (end[edge, 0] - start[edge, 0])
+    # both ways of a bridge of no width must meet each row at the same place, so that they cancel
+    falls = (end[:, 1] > start[:, 1])[:, None]
+    upper, lower = np.where(falls, start, end)[edge], np.where(falls, end, start)[edge]
+    along = (rows + 0.5 - upper[:, 1]) / (lower[:, 1] - upper[:, 1])
+    x = upper[:, 0] + along * (lower[:, 0] - upper[:, 0])
     columns = np.clip(np.ceil(x - 0.5), 0, width_px).astype(np.int64)
-    turns = np.where(end[edge, 1] > start[edge, 1], 1, -1).astype(np.int32)
+    turns = np.where(falls[edge, 0], 1, -1).astype(np.int32)
     return rows, columns, turns

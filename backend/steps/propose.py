@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import cv2
 import structlog
@@ -12,17 +15,27 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.labelstudio.config import LabelConfig
 from backend.records import Project, ProposedRegion, Task, TaskEvidence
-from backend.steps import projects
+from backend.steps import projects, seeing
 from backend.store import proposals, tasks, versions
 from backend.wiring import Services
 from models.base import ClassProposal, Fitted, TaskProposal
+from models.masks import grouping
+from models.masks.grouping import Group
 
 log = structlog.get_logger(__name__)
 
 
-def propose(services: Services, project: Project, number: int, batch: Sequence[Task]) -> None:
+def propose(
+    services: Services,
+    project: Project,
+    number: int,
+    batch: Sequence[Task],
+    *,
+    longest_s: float | None = None,
+) -> None:
     """Predict a batch with version `number`; one bad image does not spoil the others.
 
+    longest_s: no further task is begun after that, so that a person who waits is not kept waiting.
     A task whose image cannot be had keeps the reason and gets no proposals. Raises
     LabelStudioDown: then nothing is wrong with the images, and the job is tried again.
     """
@@ -32,8 +45,11 @@ def propose(services: Services, project: Project, number: int, batch: Sequence[T
         raise UnknownThing(f"version v{number} of project {project.id} has no record")
     fitted = services.residents.get(project.id, number, version.pipeline)
     config = label_config.parse(project.label_config)
+    began = time.monotonic()
     for task in batch:
         _propose_one(services, fitted, config, number, task)
+        if longest_s is not None and time.monotonic() - began >= longest_s:
+            return
 
 
 def propose_ids(services: Services, project_id: int, number: int, ids: Sequence[int]) -> None:
@@ -52,19 +68,26 @@ def _propose_one(
     except ImageError as error:
         _note_problem(services, task, str(error))
         return
+    names = config.trained_names(fitted.classes)
+    specs = [replace(config.settings[ours].spec, name=its) for ours, its in names.items()]
     try:
-        proposal = fitted.propose(image, specs=config.specs)
+        seen = fitted.propose(image, specs=specs, heat=True)
+        proposal = _renamed(seen, names)
     except (RuntimeError, ValueError, MemoryError, cv2.error) as error:
-        _note_problem(services, task, f"v{number} cannot predict it: {error}")
+        _note_problem(services, task, problem_of(number, f"it cannot be predicted: {error}"))
         return
     height_px, width_px = image.shape[:2]
+    regions = _regions(_groups(proposal, config, services.settings.max_regions), task, number)
     with services.store.transaction() as tx:
         first = proposals.next_index(tx, number, task.id)
-        shown = [p for p in proposal.proposals if _is_shown(p, config)]
-        regions = _regions(shown, task, number, first)
+        named = [
+            replace(region, region_id=f"v{number}-{task.id}-{n}")
+            for n, region in enumerate(regions, start=first)
+        ]
         tasks.set_size(tx, task.project, task.id, width_px=width_px, height_px=height_px)
         evidence = _evidence(proposal, task, number)
-        proposals.save(tx, task.project, task.id, number, regions, evidence)
+        proposals.save(tx, task.project, task.id, number, named, evidence)
+    seeing.keep(services, config, number, task, image, fitted, seen)
 
 
 def _note_problem(services: Services, task: Task, reason: str) -> None:
@@ -73,38 +96,71 @@ def _note_problem(services: Services, task: Task, reason: str) -> None:
         tasks.set_problem(tx, task.project, task.id, reason)
 
 
-def _is_shown(proposal: ClassProposal, config: LabelConfig) -> bool:
-    """What is too unsure for the label config is not kept either: nobody can reject it."""
-    least = config.settings[proposal.class_name].score_threshold
-    return bool(proposal.mask.any()) and proposal.score >= (least or 0.0)
+def problem_of(number: int, reason: str) -> str:
+    """Name a problem that a version has with a task; another version may have none."""
+    return f"v{number}: {reason}"
 
 
-def _regions(
-    shown: Sequence[ClassProposal], task: Task, number: int, first: int
-) -> list[ProposedRegion]:
-    """One region per class that has any pixel: many regions freeze the browser."""
+def is_blocked(task: Task, number: int) -> bool:
+    """Say whether a version need not try a task: its image, or this very version, has a problem."""
+    of_version = re.match(r"v(\d+): ", task.problem or "")
+    return task.problem is not None and (of_version is None or int(of_version[1]) == number)
+
+
+def _renamed(proposal: TaskProposal, names: Mapping[str, str]) -> TaskProposal:
+    """Give the classes of a version the names that they have in the project; {ours: its}."""
+    ours = {its: name for name, its in names.items()}
+    evidence = replace(
+        proposal.evidence,
+        classes=tuple(ours[name] for name in proposal.evidence.classes),
+        stats={ours[name]: stats for name, stats in proposal.evidence.stats.items()},
+    )
+    renamed = (replace(p, class_name=ours[p.class_name]) for p in proposal.proposals)
+    return TaskProposal(tuple(renamed), evidence)
+
+
+def _groups(proposal: TaskProposal, config: LabelConfig, most: int) -> list[tuple[str, Group]]:
+    """Return class and mask of each region to be shown: few, each to be judged by itself.
+
+    What is too unsure for the label config is not kept either: nobody can reject it.
+    """
     return [
-        ProposedRegion(
-            region_id=f"v{number}-{task.id}-{first + n}",
-            project=task.project,
-            task=task.id,
-            number=number,
-            class_name=p.class_name,
-            height_px=p.mask.shape[0],
-            width_px=p.mask.shape[1],
-            rle=rle.to_bytes(rle.encode(p.mask)),
-            score=_confidence(p),
-        )
-        for n, p in enumerate(shown)
+        (p.class_name, group)
+        for p in proposal.proposals
+        if p.score >= (config.settings[p.class_name].score_threshold or 0.0)
+        for group in _groups_of_class(p, config, most)
     ]
 
 
-def _confidence(proposal: ClassProposal) -> float:
-    """Return how sure the parts of a mask are, by area; of one without parts, its class."""
-    area_px = sum(region.area_px for region in proposal.regions)
-    if not area_px:
-        return proposal.score
-    return sum(r.confidence * r.area_px for r in proposal.regions) / area_px
+def _groups_of_class(proposal: ClassProposal, config: LabelConfig, most: int) -> list[Group]:
+    """Cut a mask as the control that shows it can: a polygon is one part, a box has no scatter."""
+    settings = config.settings[proposal.class_name]
+    shown = config.output(proposal.class_name).tag
+    return grouping.of_proposal(
+        proposal,
+        most=settings.max_regions or most,
+        min_area_px=settings.spec.min_area_px,
+        gap_px=0 if shown == "PolygonLabels" else None,
+        rest="drop" if shown == "RectangleLabels" else "join",
+    )
+
+
+def _regions(groups: Sequence[tuple[str, Group]], task: Task, number: int) -> list[ProposedRegion]:
+    """Encode the regions; their ids are minted when they are stored."""
+    return [
+        ProposedRegion(
+            region_id="",
+            project=task.project,
+            task=task.id,
+            number=number,
+            class_name=class_name,
+            height_px=group.mask.shape[0],
+            width_px=group.mask.shape[1],
+            rle=rle.to_bytes(rle.encode(group.mask)),
+            score=group.confidence,
+        )
+        for class_name, group in groups
+    ]
 
 
 def _evidence(proposal: TaskProposal, task: Task, number: int) -> TaskEvidence:

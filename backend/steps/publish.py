@@ -7,29 +7,30 @@ existed before, and a crash between two acts is made good by the next run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection
 
-from backend.errors import LabelStudioError
+from backend.errors import InvalidPayload, LabelStudioError
 from backend.labelstudio import config as label_config
-from backend.labelstudio import results
+from backend.labelstudio import image_choices, results
 from backend.labelstudio.config import LabelConfig
-from backend.loop import ranking
-from backend.records import Interaction, Project, ProposedRegion, Task, TaskEvidence
-from backend.steps import queues
+from backend.records import Project, ProposedRegion, Task
+from backend.steps import order, queues
 from backend.steps.decide import published_name, version_number
 from backend.steps.projects import UNTRAINED, want_order
-from backend.steps.propose import propose
-from backend.store import learning, projects, proposals, publishing, tasks
+from backend.steps.propose import is_blocked, problem_of, propose
+from backend.store import projects, proposals, publishing, tasks
 from backend.wiring import Services
 
 LONGEST_S = 2400.0  # a crashed worker's lock is released after that
 WAIT_S = 5.0  # for another worker that is publishing: then the job is tried again
 SAMPLING = "Uncertainty sampling"  # Label Studio serves the lowest score first
+READ_AT_ONCE = 50  # tasks whose regions are in memory together
 CHUNK = 16  # tasks predicted per job, so that an opened task need not wait for the backlog
+CHUNK_S = 2.0  # after which a job begins no further task: a click on a new image waits for it
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +41,7 @@ def publish(services: Services, project_id: int, *, step: int = 0) -> None:
     if project is None or project.champion is None:
         return
     if backlog:
-        propose(services, project, project.champion, backlog[:CHUNK])
+        propose(services, project, project.champion, backlog[:CHUNK], longest_s=CHUNK_S)
         queues.publish(services, project_id, step=step + 1)
         return
     with services.queues.lock(f"publish-{project_id}", timeout_s=LONGEST_S, wait_s=WAIT_S):
@@ -53,7 +54,11 @@ def _backlog(services: Services, project_id: int) -> tuple[Project | None, list[
         if project is None or project.champion is None:
             return None, []
         done = proposals.tasks_done(tx, project_id, project.champion)
-        waiting = [t for t in tasks.open(tx, project_id) if t.id not in done and t.problem is None]
+        waiting = [
+            t
+            for t in tasks.open(tx, project_id)
+            if t.id not in done and not is_blocked(t, project.champion)
+        ]
     return project, waiting
 
 
@@ -70,38 +75,18 @@ def show(services: Services, project_id: int) -> str | None:
         open_tasks = tasks.open(tx, project_id)
         if not open_tasks:
             return project.published  # Label Studio accepts no name without predictions
-        evidence = proposals.evidence(tx, project_id, project.champion)
-        past = learning.interactions(tx, project_id)
-        seen = _evidence_of(tx, project_id, past)
         shown = _shown(project, publishing.of(tx, project_id, project.published or ""))
-    ranked = ranking.rank(
-        [task.id for task in open_tasks],
-        evidence,
-        past,
-        strategy=project.strategy,
-        seed=services.settings.seed,
-        past_evidence=seen,
-    )
-    if ranked.note:
+    missing = [task for task in open_tasks if shown is None or task.id not in shown]
+    ranked = order.of_open(services, project, [t.id for t in open_tasks]) if missing else None
+    if ranked is not None and ranked.note:
         log.warning("ranked otherwise than asked", project=project_id, reason=ranked.note)
-    if shown is not None:
-        missing = [task for task in open_tasks if task.id not in shown]
+    if shown is None and ranked is not None:
+        order.note(services, project, ranked)
+        return _show_anew(services, project, open_tasks, ranked.priorities)
+    if ranked is not None:
         _push_more(services, project, missing, ranked.priorities)
-        _remove_others(services, project.id, keep=project.published or "")
-        return project.published
-    return _show_anew(services, project, open_tasks, ranked.priorities)
-
-
-def _evidence_of(
-    tx: Connection, project_id: int, past: Sequence[Interaction]
-) -> list[TaskEvidence]:
-    """Return what the versions whose proposals were corrected had computed of those tasks."""
-    by_version = {
-        number: proposals.evidence(tx, project_id, number)
-        for number in sorted({i.version for i in past if i.version is not None})
-    }
-    wanted = sorted({(i.version, i.task) for i in past if i.version is not None})
-    return [by_version[n][task] for n, task in wanted if task in by_version[n]]
+    _remove_others(services, project.id, keep=project.published or "")
+    return project.published
 
 
 def _shown(project: Project, published: Mapping[int, float]) -> Mapping[int, float] | None:
@@ -124,9 +109,14 @@ def _show_anew(
     name = published_name(number, revision)
     with services.store.transaction() as tx:
         projects.update(tx, project.id, pushing=name)
-    _push(services, project, name, open_tasks, priorities)
+    refused = _push(services, project, name, open_tasks, priorities)
+    if len(refused) == len(open_tasks):
+        raise LabelStudioError(
+            f"Label Studio took none of {len(refused)} predictions for project {project.id}: "
+            f"{next(iter(refused.values()))}"
+        )
     services.labelstudio.patch_project(project.id, model_version=name, sampling=SAMPLING)
-    _note_shown(services, project, name, revision)
+    _note_shown(services, project, name)
     _remove_others(services, project.id, keep=name, also_untrained=revision == 1)
     log.info("published", project=project.id, version=name, tasks=len(open_tasks))
     return name
@@ -158,13 +148,12 @@ def _push_more(
         raise
 
 
-def _note_shown(services: Services, project: Project, name: str, revision: int) -> None:
+def _note_shown(services: Services, project: Project, name: str) -> None:
     with services.store.transaction() as tx:
         projects.update(
             tx,
             project.id,
             published=name,
-            revision=revision,
             pushing=None,
             order_shown=project.order_wanted,
         )
@@ -176,10 +165,11 @@ def _mend(services: Services, project: Project) -> None:
     if name is None:
         return
     if services.labelstudio.get_project(project.id).get("model_version") == name:
-        _note_shown(services, project, name, _revision(name))
+        _note_shown(services, project, name)
         return
-    if name in services.labelstudio.model_versions(project.id):
-        services.labelstudio.delete_model_version(project.id, name)
+    present = services.labelstudio.model_versions(project.id)
+    if name in present:
+        services.labelstudio.delete_model_version(project.id, name, count=present[name])
     with services.store.transaction() as tx:
         publishing.forget(tx, project.id, name)
         projects.update(tx, project.id, pushing=None)
@@ -191,33 +181,85 @@ def _push(
     name: str,
     batch: Sequence[Task],
     priorities: Mapping[int, float],
-) -> None:
-    number = version_number(name)
-    config = label_config.parse(project.label_config)
-    with services.store.reading() as tx:
-        regions = {t.id: proposals.of_task(tx, project.id, t.id, number) for t in batch}
-    rows = [
-        prediction(config, regions[task.id], name, priorities.get(task.id, 0.0), task=task.id)
-        for task in batch
-    ]
-    if rows:
-        services.labelstudio.import_predictions(project.id, rows)
+) -> dict[int, str]:
+    """Push one prediction per task; return {task: why} of those that Label Studio has none of.
+
+    A proposal that would break its editor, or that it does not take, is left out: its task gets an
+    empty prediction, is served last, and keeps the problem for people to read. It counts as
+    published: trying it again would not help before something changes.
+    """
+    unfit: dict[int, str] = {}
+    rows = _rows(services, project, name, batch, priorities, unfit)
+    refused = services.labelstudio.import_predictions(project.id, rows)
+    problems = {**unfit, **refused}
+    if refused:
+        config = label_config.parse(project.label_config)
+        empty = [{**_checked(config, [], name, 0.0), "task": task} for task in refused]
+        refused = services.labelstudio.import_predictions(project.id, empty)
+    pushed = {t.id: 0.0 if t.id in problems else priorities.get(t.id, 0.0) for t in batch}
     with services.store.transaction() as tx:
-        publishing.record(tx, project.id, name, {t.id: priorities.get(t.id, 0.0) for t in batch})
+        publishing.record(tx, project.id, name, pushed)
+        for task, why in problems.items():
+            tasks.set_problem(tx, project.id, task, problem_of(version_number(name), why))
+    for task, why in problems.items():
+        log.warning("no prediction", project=project.id, task=task, reason=why)
+    return refused
+
+
+def _rows(
+    services: Services,
+    project: Project,
+    name: str,
+    batch: Sequence[Task],
+    priorities: Mapping[int, float],
+    unfit: dict[int, str],
+) -> Iterator[dict[str, Any]]:
+    """Yield the predictions, some tasks' regions in memory at a time; notes what is unfit."""
+    config = label_config.parse(project.label_config)
+    number = version_number(name)
+    for start in range(0, len(batch), READ_AT_ONCE):
+        some = batch[start : start + READ_AT_ONCE]
+        with services.store.reading() as tx:
+            regions = {t.id: proposals.of_task(tx, project.id, t.id, number) for t in some}
+        for task in some:
+            size = (task.height_px, task.width_px)
+            natural = (size[0], size[1]) if size[0] and size[1] else None
+            priority = priorities.get(task.id, 0.0)
+            try:
+                row = _checked(config, regions[task.id], name, priority, natural)
+            except InvalidPayload as error:
+                unfit[task.id] = f"its proposal would break the editor: {error}"
+                row = _checked(config, [], name, 0.0)
+            yield {**row, "task": task.id}
 
 
 def prediction(
+    config: LabelConfig, regions: Sequence[ProposedRegion], name: str, priority: float
+) -> dict[str, Any]:
+    """Build one prediction; its score is 1 - priority, since the lowest score is served first.
+
+    One that would break Label Studio's editor is left out: the prediction is empty then.
+    """
+    try:
+        return _checked(config, regions, name, priority)
+    except InvalidPayload as error:
+        log.warning("proposal left out", version=name, reason=str(error))
+        return _checked(config, [], name, 0.0)
+
+
+def _checked(
     config: LabelConfig,
     regions: Sequence[ProposedRegion],
     name: str,
     priority: float,
-    *,
-    task: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Build one prediction; its score is 1 - priority, since the lowest score is served first."""
-    result = results.prediction_result(regions, config)
-    row = {"result": result, "score": 1.0 - priority, "model_version": name}
-    return row if task is None else {**row, "task": task}
+    """Build one prediction; raises InvalidPayload. size: (height, width) of the image if known."""
+    result = results.prediction_result(regions, config, size=size)
+    known = [region for region in regions if region.class_name in config.classes]
+    chosen = image_choices.predicted(known, config, f"{name}-{secrets.token_hex(6)}")
+    results.validate(chosen, config)
+    return {"result": result + chosen, "score": 1.0 - priority, "model_version": name}
 
 
 def _remove_others(
@@ -228,9 +270,9 @@ def _remove_others(
         ours = set(publishing.names(tx, project_id))
     if ours <= {keep} and not also_untrained:
         return
-    present = set(services.labelstudio.model_versions(project_id))
-    for name in sorted(((ours | {UNTRAINED}) & present) - {keep}):
-        services.labelstudio.delete_model_version(project_id, name)
+    present = services.labelstudio.model_versions(project_id)
+    for name in sorted(((ours | {UNTRAINED}) & present.keys()) - {keep}):
+        services.labelstudio.delete_model_version(project_id, name, count=present[name])
     with services.store.transaction() as tx:
         for name in ours - {keep}:
             publishing.forget(tx, project_id, name)

@@ -11,6 +11,8 @@ from backend.records import ProposedRegion, TaskEvidence
 from backend.store import statements
 from backend.store.schema import proposals, proposed_regions, tasks
 
+ROWS_AT_ONCE = 200  # of the database's answer; the evidence of a large image has a megabyte
+
 
 def save(
     tx: Connection,
@@ -53,10 +55,28 @@ def of_task(tx: Connection, project: int, task: int, number: int) -> list[Propos
     return sorted(found, key=lambda region: _index(region.region_id))
 
 
-def evidence(tx: Connection, project: int, number: int) -> dict[int, TaskEvidence]:
-    """Return {task: evidence} of all tasks that a version has seen."""
-    chosen = select(proposals).where(proposals.c.project == project, proposals.c.number == number)
-    return {row.task: _evidence(row) for row in tx.execute(chosen.order_by(proposals.c.task))}
+def evidence(
+    tx: Connection,
+    project: int,
+    number: int,
+    *,
+    only: Iterable[int] | None = None,
+    embeddings: bool = True,
+) -> dict[int, TaskEvidence]:
+    """Return {task: evidence} of the tasks that a version has seen, all or `only` these.
+
+    Without `embeddings`, which are most of the bytes where images are small, they are left empty.
+    """
+    kept = proposals.c.evidence
+    wanted = ["classes", "tile_probs", "stats", *(["embedding"] if embeddings else [])]
+    columns = [kept[name].label(name) for name in wanted]
+    chosen = select(proposals.c.task, *columns).order_by(proposals.c.task)
+    chosen = chosen.where(proposals.c.project == project, proposals.c.number == number)
+    parts = [chosen]
+    if only is not None:
+        parts = [chosen.where(proposals.c.task.in_(some)) for some in statements.chunks(only)]
+    rows = (row for part in parts for row in tx.execute(part).yield_per(ROWS_AT_ONCE))
+    return {row.task: _evidence(project, number, row) for row in rows}
 
 
 def tasks_done(tx: Connection, project: int, number: int) -> set[int]:
@@ -65,6 +85,12 @@ def tasks_done(tx: Connection, project: int, number: int) -> set[int]:
         proposals.c.project == project, proposals.c.number == number
     )
     return set(tx.scalars(chosen))
+
+
+def has(tx: Connection, project: int, number: int, task: int) -> bool:
+    """Say whether a task has a version's proposals, be they none."""
+    key = (proposals.c.project == project, proposals.c.number == number, proposals.c.task == task)
+    return tx.execute(select(proposals.c.task).where(*key)).one_or_none() is not None
 
 
 def next_index(tx: Connection, number: int, task: int) -> int:
@@ -94,14 +120,13 @@ def _json(evidence: TaskEvidence) -> dict[str, Any]:
     }
 
 
-def _evidence(row: Any) -> TaskEvidence:
-    kept = row.evidence
+def _evidence(project: int, number: int, row: Any) -> TaskEvidence:
     return TaskEvidence(
-        project=row.project,
+        project=project,
         task=row.task,
-        number=row.number,
-        classes=tuple(kept["classes"]),
-        tile_probs=tuple(tuple(probs) for probs in kept["tile_probs"]),
-        embedding=tuple(kept["embedding"]),
-        stats=kept["stats"],
+        number=number,
+        classes=tuple(row.classes),
+        tile_probs=tuple(tuple(probs) for probs in row.tile_probs),
+        embedding=tuple(getattr(row, "embedding", ())),
+        stats=row.stats,
     )

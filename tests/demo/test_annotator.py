@@ -43,7 +43,7 @@ def line(y: int, x_from: int = 10, x_to: int = 229, width: int = 3) -> Mask:
 
 
 def judge(proposal: Mask | None, truth: Mask) -> Decision:
-    proposals = {} if proposal is None else {"crack": ("v1-7-0", proposal)}
+    proposals = {} if proposal is None else {"crack": [("v1-7-0", proposal)]}
     (decision,) = annotator.decide(proposals, {"crack": truth})
     return decision
 
@@ -113,10 +113,33 @@ def test_a_missed_defect_is_drawn_and_a_clean_class_needs_nothing() -> None:
 
 
 def test_every_class_of_either_side_is_judged_once() -> None:
-    proposals = {"rust": ("r", disc(50, 50, 20)), "moss": ("m", disc(90, 90, 20))}
+    proposals = {"rust": [("r", disc(50, 50, 20))], "moss": [("m", disc(90, 90, 20))]}
     found = annotator.decide(proposals, {"crack": line(50), "rust": disc(50, 50, 20)})
     acts = [(d.class_name, d.act) for d in found]
     assert acts == [("crack", "draw"), ("rust", "accept"), ("moss", "reject")]
+
+
+def test_junk_among_usable_regions_is_deleted_with_one_key_each() -> None:
+    regions = [("a", line(50, 10, 120)), ("b", disc(60, 110, 20)), ("c", line(50, 121))]
+    (decision,) = annotator.decide({"crack": regions}, {"crack": line(50)})
+    assert (decision.act, decision.region_id) == ("accept", "a")
+    assert (decision.others, decision.deleted) == (("c",), ("b",))
+    assert decision.seconds == pytest.approx(2 * annotator.ACCEPT_S + annotator.CLICK_S)
+    assert np.array_equal(decision.mask, line(50, 10, 120) | line(50, 121))
+    on_screen = [shown(region_id, "crack", mask) for region_id, mask in regions]
+    result = submit({"crack": regions}, {"crack": line(50)}, on_screen)
+    assert [(item["id"], item["origin"]) for item in result] == [
+        ("a", "prediction"),
+        ("c", "prediction"),
+    ]
+
+
+def test_the_first_of_several_edited_regions_carries_the_truth() -> None:
+    regions = [("a", line(50, 10, 60)), ("b", line(50, 80, 120))]
+    on_screen = [shown(region_id, "crack", mask) for region_id, mask in regions]
+    (item,) = submit({"crack": regions}, {"crack": line(50)}, on_screen)
+    assert (item["id"], item["origin"]) == ("a", "prediction-changed")
+    assert np.array_equal(rle.decode_mask(item["value"]["rle"], HEIGHT, WIDTH), line(50))
 
 
 def test_masks_of_two_sizes_are_an_error() -> None:
@@ -193,7 +216,7 @@ def test_clicks_cost_a_look_an_aim_and_little_more() -> None:
 
 
 def submit(
-    proposals: dict[str, tuple[str, Mask]],
+    proposals: dict[str, list[tuple[str, Mask]]],
     truth: dict[str, Mask],
     on_screen: list[dict[str, Any]],
     seed: int = 0,
@@ -210,14 +233,14 @@ def submit(
 
 def test_an_accepted_region_comes_back_untouched_with_its_score() -> None:
     on_screen = [shown("v1-7-0", "crack", line(50))]
-    result = submit({"crack": ("v1-7-0", line(50))}, {"crack": line(50)}, on_screen)
+    result = submit({"crack": [("v1-7-0", line(50))]}, {"crack": line(50)}, on_screen)
     assert result == [{**on_screen[0], "origin": "prediction"}]
 
 
 def test_an_edited_region_keeps_id_and_score_and_carries_the_true_mask() -> None:
     half = line(50, 10, 120)
     on_screen = [shown("v1-7-0", "crack", half)]
-    (item,) = submit({"crack": ("v1-7-0", half)}, {"crack": line(50)}, on_screen)
+    (item,) = submit({"crack": [("v1-7-0", half)]}, {"crack": line(50)}, on_screen)
     assert (item["id"], item["origin"], item["score"]) == ("v1-7-0", "prediction-changed", 0.9)
     assert np.array_equal(rle.decode_mask(item["value"]["rle"], HEIGHT, WIDTH), line(50))
     assert on_screen[0]["value"]["rle"] == rle.encode(half), "the prediction itself was changed"
@@ -229,16 +252,16 @@ def test_a_rejected_region_is_absent_with_its_controls_and_the_truth_is_a_new_on
         {"id": "v1-7-0", "type": "number", "from_name": "width_mm", "value": {"number": 1}},
         {"id": "q", "type": "choices", "from_name": "quality", "value": {"choices": ["defect"]}},
     ]
-    result = submit({"crack": ("v1-7-0", disc(60, 110, 40))}, {"crack": line(20)}, on_screen)
+    result = submit({"crack": [("v1-7-0", disc(60, 110, 40))]}, {"crack": line(20)}, on_screen)
     assert [item["type"] for item in result] == ["choices", "brushlabels"]
     new = result[1]
     assert (new["origin"], "score" in new, len(new["id"])) == ("manual", False, 10)
 
 
 def test_what_the_backend_reads_is_what_the_annotator_decided() -> None:
-    proposals = {"crack": ("v1-7-0", line(50, 10, 120)), "rust": ("v1-7-1", disc(60, 110, 30))}
+    proposals = {"crack": [("v1-7-0", line(50, 10, 120))], "rust": [("v1-7-1", disc(60, 110, 30))]}
     truth = {"crack": line(50), "rust": disc(180, 110, 20)}
-    on_screen = [shown(key, name, mask) for name, (key, mask) in proposals.items()]
+    on_screen = [shown(key, name, mask) for name, [(key, mask)] in proposals.items()]
     read = regions(submit(proposals, truth, on_screen), CONFIG)
     assert [(r.class_name, r.origin) for r in read] == [
         ("crack", "prediction-changed"),

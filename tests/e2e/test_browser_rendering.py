@@ -13,7 +13,9 @@ import pytest
 from label_studio_sdk.converter import brush
 from playwright.sync_api import Page
 
-from backend.labelstudio import rle
+from backend.labelstudio import config, image_choices, results, rle
+from backend.records import ProposedRegion
+from backend.steps import publish
 from tests.e2e import browser, label_studio_server
 from tests.e2e.browser import Mask
 from tests.e2e.label_studio_server import LabelStudioServer
@@ -199,3 +201,66 @@ def test_the_label_stream_serves_the_lowest_score_first(
     browser.wait_for_masks(annotator_page, COLOURS, {"crack": masks["crack"]})
     browser.screenshot(annotator_page, screenshots, "stream")
     assert served == sooner
+
+
+EVERYTHING = f"""
+<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image">
+    <Label value="crack" background="{COLOURS["crack"]}"/>
+  </BrushLabels>
+  <PolygonLabels name="poly" toName="image" opacity="0.8" strokeWidth="1">
+    <Label value="spalling" background="{COLOURS["spalling"]}"/>
+  </PolygonLabels>
+  <Choices name="state" toName="image" choice="multiple">
+    <Choice value="crack"/><Choice value="spalling"/>
+    <Choice value="fine" model_negative="true"/>
+  </Choices>
+</View>
+"""
+
+
+def test_several_regions_of_a_class_polygons_with_holes_and_choices(
+    label_studio: LabelStudioServer, annotator_page: Page, screenshots: Path
+) -> None:
+    masks, (height_px, width_px) = true_masks(217, 333), (217, 333)
+    second = np.zeros_like(masks["crack"])
+    second[20:40, 250:320] = True
+    spalling = np.zeros_like(second)
+    spalling[90:150, 180:260] = True
+    spalling[105:135, 200:240] = False  # a hole
+    spalling[170:200, 280:320] = True  # and another part
+    proposed = [("crack", masks["crack"], 0.91), ("crack", second, 0.42)]
+    proposed.append(("spalling", spalling, 0.62))
+    with label_studio.client() as client:
+        project = label_studio_server.create_project(client, "everything", EVERYTHING)
+        image = concrete(height_px, width_px)
+        task = label_studio_server.upload_image(client, project, "concrete.png", image)
+        regions = [
+            ProposedRegion(f"v1-{task}-{n}", project, task, 1, name, height_px, width_px,
+                           rle.to_bytes(rle.encode(mask)), score)
+            for n, (name, mask, score) in enumerate(proposed)
+        ]  # fmt: skip
+        row = publish.prediction(config.parse(EVERYTHING), regions, "v1", 0.5)
+        label_studio_server.publish_predictions(client, project, [{**row, "task": task}], "v1")
+        browser.open_task(annotator_page, label_studio, project, task, regions=3)
+        listed = sorted((row.name, row.score) for row in browser.listed_regions(annotator_page))
+        assert listed == [("crack", 0.42), ("crack", 0.91), ("spalling", 0.62)]
+        truths = {"crack": masks["crack"] | second, "spalling": spalling}
+        browser.wait_for_masks(annotator_page, COLOURS, truths, min_iou=0.9)
+        browser.screenshot(annotator_page, screenshots, "opened")
+        assert annotator_page.get_by_role("checkbox", checked=True).count() == 2
+        deleted = browser.delete_region(annotator_page, "crack", 1)
+        browser.submit(annotator_page)
+        browser.wait_until_saved(annotator_page)
+        browser.screenshot(annotator_page, screenshots, "submitted")
+        (stored,) = label_studio_server.annotations_of(client, task)
+    kept = {item["id"]: item for item in stored["result"]}
+    assert set(kept) == {item["id"] for item in row["result"]} - {deleted}
+    assert deleted in (f"v1-{task}-0", f"v1-{task}-1")
+    polygon = kept[f"v1-{task}-2"]
+    assert (polygon["origin"], polygon["type"]) == ("prediction", "polygonlabels")
+    found = results.class_masks(stored["result"], config.parse(EVERYTHING))
+    assert np.array_equal(found["spalling"], spalling)
+    said = image_choices.said(stored["result"], config.parse(EVERYTHING))
+    assert said.present == {"crack", "spalling"}

@@ -13,10 +13,12 @@ import pytest
 from PIL import Image as Pillow
 
 from backend.errors import ImageError, LabelStudioError
-from backend.labelstudio import config, events, results, rle
+from backend.labelstudio import config, events, image_choices, results, rle
 from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.image_choices import Said
 from backend.labelstudio.images import ImageStore
 from backend.records import ProposedRegion
+from backend.steps import publish
 from tests.labelstudio import payloads
 
 pytestmark = pytest.mark.e2e
@@ -99,7 +101,7 @@ def test_uploads_come_back_in_order_with_both_kinds_of_token(
 
 
 def test_tasks_are_served_lowest_score_first_and_annotations_kept(legacy, project, tasks):
-    assert legacy.import_predictions(project, predictions(tasks, project)) == len(tasks)
+    assert legacy.import_predictions(project, predictions(tasks, project)) == {}
     assert legacy.model_versions(project) == {"v1": 5}
     legacy.patch_project(project, model_version="v1", sampling="Uncertainty sampling")
     served = []
@@ -120,16 +122,86 @@ def test_tasks_are_served_lowest_score_first_and_annotations_kept(legacy, projec
     assert created["id"] not in {a for r in legacy.inventory(project) for a in r.annotation_ids}
 
 
-def test_dropped_predictions_raise_and_a_version_can_be_removed(legacy, project, tasks):
-    good = predictions(tasks, project)
-    bad = {**good[0], "result": [{**good[0]["result"][0], "from_name": "gone"}]}
-    with pytest.raises(LabelStudioError, match="stored 4 of 5"):
-        legacy.import_predictions(project, [*good[1:], bad])
-    assert legacy.delete_model_version(project, "v1") == 4
+def test_dropped_and_refused_predictions_are_named_and_the_others_stored(legacy, project, tasks):
+    rows = predictions(tasks, project)
+    rows[1] = {**rows[1], "result": [{**rows[1]["result"][0], "from_name": "gone"}]}
+    unknown = {**rows[0], "task": 10**7, "result": []}
+    refused = legacy.import_predictions(project, [*rows, unknown])
+    assert set(refused) == {tasks[1], 10**7}
+    assert "without a word" in refused[tasks[1]]
+    assert "answered 400" in refused[10**7]
+    assert legacy.model_versions(project) == {"v1": 4}
+    assert legacy.delete_model_version(project, "v1", count=4) == 4
     assert legacy.model_versions(project) == {}
     with pytest.raises(LabelStudioError, match="doesn't exist") as caught:
         legacy.patch_project(project, model_version="v9")
     assert caught.value.status == 400
+
+
+ALL_CONTROLS = """<View><Style>.note {color: red}</Style><View className="note">
+<Image name="image" value="$image"/></View>
+<BrushLabels name="brush" toName="image"><Label value="Crack, wide" alias="crack"/></BrushLabels>
+<PolygonLabels name="poly" toName="image"><Label value="spalling" hotkey="2"/></PolygonLabels>
+<RectangleLabels name="rect" toName="image"><Label value="rust"/></RectangleLabels>
+<Choices name="state" toName="image" choice="multiple"><Choice value="crack"/>
+<Choice value="flaked" model_class="spalling"/><Choice value="fine" model_negative="true"/>
+</Choices></View>"""
+
+
+def drawn(*boxes):
+    mask = np.zeros((40, 60), bool)
+    for top, left, height, width in boxes:
+        mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def test_all_kinds_of_proposals_are_stored_and_accepted_under_their_ids(
+    legacy, label_studio, project, tasks
+):
+    legacy.patch_project(project, label_config=ALL_CONTROLS)
+    controls = config.parse(ALL_CONTROLS)
+    ring = drawn((5, 5, 20, 20)) & ~drawn((10, 10, 8, 8))
+    masks = {"crack": [drawn((1, 30, 2, 25)), drawn((30, 30, 2, 25))], "spalling": [ring],
+             "rust": [drawn((30, 2, 8, 8))]}  # fmt: skip
+    regions = [
+        ProposedRegion(f"v1-{tasks[0]}-{n}", project, tasks[0], 1, name, 40, 60,
+                       rle.to_bytes(rle.encode(mask)), 0.8)
+        for n, (name, mask) in enumerate((k, m) for k, own in masks.items() for m in own)
+    ]  # fmt: skip
+    rows = [
+        {**publish.prediction(controls, found, "v1", 0.5), "task": task}
+        for task, found in ((tasks[0], regions), (tasks[1], []))
+    ]
+    assert legacy.import_predictions(project, rows) == {}
+    assert legacy.model_versions(project) == {"v1": 2}
+    (stored,) = legacy.predictions(tasks[0])
+    assert stored["result"] == rows[0]["result"]
+    types = [item["type"] for item in stored["result"]]
+    assert types == ["brushlabels"] * 2 + ["polygonlabels", "rectanglelabels", "choices"]
+    legacy.patch_project(project, model_version="v1")
+    body = {"project": project, "selectedItems": {"all": False, "included": tasks[:2]}}
+    with label_studio.client() as http:
+        action = {"project": project, "id": "predictions_to_annotations"}
+        http.post("/api/dm/actions", params=action, json=body).raise_for_status()
+    inventory = {row.id: row.annotation_ids for row in legacy.inventory(project)}
+    accepted = [legacy.get_annotation(inventory[task][0])["result"] for task in tasks[:2]]
+    assert [item["id"] for item in accepted[0]] == [item["id"] for item in stored["result"]]
+    found = results.class_masks(accepted[0], controls)
+    for name, own in masks.items():
+        assert (found[name] == np.logical_or.reduce(own)).all(), name
+    assert image_choices.said(accepted[0], controls) == Said(frozenset({"crack", "spalling"}))
+    assert image_choices.said(accepted[1], controls) == Said(nothing=True)
+
+
+def test_an_image_turned_by_its_exif_is_proposed_upright(legacy, project, tmp_path):
+    file, exif = tmp_path / "turned.jpg", Pillow.Exif()
+    exif[0x0112] = 6  # turn by a quarter to show it
+    Pillow.fromarray(np.zeros((40, 60, 3), np.uint8)).save(file, exif=exif)
+    (task,) = legacy.upload_images(project, [file])
+    (row,) = legacy.inventory(project)
+    found = events.task(row.payload, project=project, data_key="image")
+    image = ImageStore(legacy, tmp_path / "cache", **LIMITS).load(found.image, task)
+    assert image.shape == (60, 40, 3)
 
 
 def test_what_is_wrong_is_said(label_studio, legacy):

@@ -277,7 +277,7 @@ def _broken_rle(item):
     [
         (lambda item: item.update(id="r2"), "unique"),
         (lambda item: item.update(id=""), "unique"),
-        (lambda item: item.update(from_name="gone"), "from_name is 'gone'"),
+        (lambda item: item.update(from_name="gone"), "from_name 'gone'"),
         (lambda item: item.update(from_name="click", type="keypointlabels"), "from_name"),
         (lambda item: item.update(to_name="other"), "to_name 'other'"),
         (lambda item: item["value"].update(brushlabels=["moss"]), "moss"),
@@ -299,6 +299,83 @@ def test_a_proposal_of_the_wrong_size_does_not_leave():
     wrong = ProposedRegion("v1-7-0", 3, 7, 1, "crack", 20, 60, proposed().rle, 0.9)
     with pytest.raises(InvalidPayload, match="natural size"):
         results.prediction_result([wrong], CONFIG)
+
+
+def test_a_region_that_is_not_of_the_upright_images_size_does_not_leave():
+    results.prediction_result([proposed()], CONFIG, size=(HEIGHT, WIDTH))
+    with pytest.raises(InvalidPayload, match="60 x 40 px, the upright image is 40 x 60 px"):
+        results.prediction_result([proposed()], CONFIG, size=(WIDTH, HEIGHT))
+
+
+RECORDED = payloads.load("prediction_validation")
+MALFORMED = {
+    "bad from_name": "from_name 'nope'",
+    "bad label": r"rectanglelabels is \['unknown'\]; expected one of \['crack'\]",
+    "x=-5": "reaches out of the image",
+    "missing type": "type None",
+    "brush type brush": "type 'brush'",
+    "brush garbage rle": "the RLE has 3 bytes",
+    "brush rle string": "an RLE is a list of bytes, got str",
+    "result as dict": "result is dict; expected a list",
+}
+
+
+def test_every_recorded_case_of_rubbish_has_its_reason():
+    assert set(RECORDED["results"]) == {"good", *MALFORMED}
+    assert RECORDED["import/predictions"]["x=-5"] == 1, "Label Studio's own check lets it through"
+    results.validate(RECORDED["results"]["good"], config.parse(RECORDED["label_config"]))
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_what_label_studio_stores_without_complaint_never_leaves(case):
+    with pytest.raises(InvalidPayload, match=MALFORMED[case]):
+        results.validate(RECORDED["results"][case], config.parse(RECORDED["label_config"]))
+
+
+@pytest.mark.parametrize(
+    ("value", "fine"),
+    [
+        ({"x": 0, "y": 0, "width": 100, "height": 100}, True),
+        ({"x": 60, "y": 0, "width": 60, "height": 10}, False),
+        ({"x": 10, "y": 10, "width": 0, "height": 10}, False),
+        ({"points": [[0, 0], [100, 0], [100, 100]]}, True),
+        ({"points": [[0, 0], [100.1, 0], [100, 100]]}, False),
+        ({"points": [[0, 0], [10, -1], [10, 10]]}, False),
+    ],
+)
+def test_shapes_lie_inside_the_image(value, fine):
+    item = polygon([]) if "points" in value else rectangle()
+    label = {key: item["value"][key] for key in item["value"] if key.endswith("labels")}
+    item["value"] = {"rotation": 0, **value, **label}
+    if fine:
+        results.validate([item], CONFIG)
+    else:
+        with pytest.raises(InvalidPayload, match="reaches out of the image"):
+            results.validate([item], CONFIG)
+
+
+@pytest.mark.parametrize("score", [float("nan"), 1.5, "0.5"])
+def test_a_score_is_a_number_from_0_to_1(score):
+    with pytest.raises(InvalidPayload, match="score is"):
+        results.validate([brush(LINE, score=score)], CONFIG)
+
+
+def test_what_is_no_region_at_all_is_refused():
+    with pytest.raises(InvalidPayload, match=r"result\[0\] is no region"):
+        results.validate(["crack"], CONFIG)
+
+
+def test_a_polygon_keeps_its_hole_and_obeys_the_tolerance():
+    xml = payloads.CONFIG.replace('name="poly"', 'name="poly" model_output="polygon" {}')
+    ring = box(slice(5, 35), slice(5, 45)) & ~box(slice(15, 25), slice(15, 35))
+    exact, rough = (
+        results.prediction_result([proposed(ring)], config.parse(xml.format(attribute)))
+        for attribute in ('model_tolerance_px="0"', 'model_tolerance_px="8"')
+    )
+    assert exact[0]["type"] == "polygonlabels"
+    assert (results.class_masks(exact, CONFIG)["crack"] == ring).all()
+    assert len(rough[0]["value"]["points"]) <= len(exact[0]["value"]["points"])
+    assert exact[0]["value"]["closed"]
 
 
 def test_the_output_control_must_exist():

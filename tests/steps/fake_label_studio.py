@@ -24,6 +24,8 @@ class FakeLabelStudio:
         self.calls: list[str] = []
         self.fail_before: str | None = None
         self.fail_after: str | None = None
+        self.unknown: set[int] = set()  # an import with one of these tasks is refused as a whole
+        self.dropped: set[int] = set()  # predictions with regions for these vanish without a word
 
     def transport(self) -> httpx.MockTransport:
         return httpx.MockTransport(self._answer)
@@ -43,6 +45,8 @@ class FakeLabelStudio:
             self.fail_before = None
             return httpx.Response(500, json={"detail": "died before"})
         answer = self._routes()[call](request)
+        if isinstance(answer, httpx.Response):
+            return answer
         if self.model_version:
             assert all(self.shown().values()), f"an annotator faced nothing after {call}"
         if call == self.fail_after:
@@ -61,7 +65,15 @@ class FakeLabelStudio:
         }
 
     def _tasks(self) -> list[dict[str, Any]]:
-        return [{"id": t, "data": {"image": f"/data/upload/1/{t}.jpg"}} for t in self.tasks]
+        held = {(p["task"], p["model_version"]) for p in self.predictions}
+        return [
+            {
+                "id": t,
+                "data": {"image": f"/data/upload/1/{t}.jpg"},
+                "predictions_model_versions": ",".join(sorted(v for task, v in held if task == t)),
+            }
+            for t in self.tasks
+        ]
 
     def _patch(self, request: httpx.Request) -> Any:
         self.model_version = json.loads(request.content)["model_version"]
@@ -69,6 +81,9 @@ class FakeLabelStudio:
 
     def _import(self, request: httpx.Request) -> Any:
         rows = json.loads(request.content)
+        if lost := self.unknown & {row["task"] for row in rows}:
+            return httpx.Response(400, json={"detail": f"task ID {lost} not found"})
+        rows = [row for row in rows if row["task"] not in self.dropped or not row["result"]]
         self.predictions += rows
         return {"created": len(rows)}
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backend.errors import LabelStudioError
+from backend.labelstudio import config, results, rle
 from backend.records import Task
-from backend.steps import decide, projects, reconcile, status
+from backend.steps import decide, projects, propose, reconcile, status
 from backend.steps.publish import publish
-from backend.store import proposals, tasks
+from backend.store import proposals, schema, tasks
 from backend.wiring import Services
-from tests.steps.conftest import BROKEN, NOW, TASKS
+from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, Region, TaskProposal
+from tests.steps.conftest import BROKEN, CONFIG, NOW, TASKS
 from tests.steps.fake_label_studio import FakeLabelStudio
 
 IMPORT = "POST /api/projects/1/import/predictions"
@@ -55,14 +60,227 @@ def test_all_open_tasks_are_shown_most_urgent_first(
     assert [entry.task for entry in status.queue_of(services, 1)] == TASKS
 
 
-def test_a_region_is_as_sure_as_its_parts_by_their_area(
+@dataclass
+class Scene:
+    """Residents whose every version proposes these masks, class by class."""
+
+    masks: Mapping[str, Mask]
+    classes: tuple[str, ...] = ("crack",)
+    regions: tuple[Region, ...] = ()
+    proposed: list[int] = field(default_factory=list)
+
+    def get(self, project: int, number: int, pipeline: str) -> Scene:
+        return self
+
+    def propose(self, image: Image, *, specs: Sequence[ClassSpec], heat: bool = False) -> Any:
+        self.proposed.append(int(image[0, 0, 0]))
+        names = tuple(spec.name for spec in specs)
+        made = tuple(ClassProposal(n, self.masks[n], 0.9, regions=self.regions) for n in names)
+        stats = {n: {"area_px": 1.0, "outline_px": 1.0, "components": 1.0} for n in names}
+        probs = np.full((1, len(names)), 0.5, np.float32)
+        return TaskProposal(made, Evidence(names, probs, np.zeros(2, np.float32), stats))
+
+
+def squares(*corners: tuple[int, int], side: int = 2) -> Mask:
+    mask: Mask = np.zeros((16, 24), dtype=bool)
+    for top, left in corners:
+        mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def shown_by(services: Services, residents: Any, xml: str = "") -> Services:
+    """Return services whose networks are these and whose project has this label config."""
+    if xml:
+        projects.adopt(services, 1, xml)
+    return replace(services, residents=residents)
+
+
+def items(server: FakeLabelStudio, task: int = 11) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = server.shown()[task][0]["result"]
+    return result
+
+
+def decoded(item: dict[str, Any]) -> Mask:
+    return rle.decode_mask(item["value"]["rle"], 16, 24)
+
+
+def test_separate_defects_are_regions_of_their_own_each_as_sure_as_it_is(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    parts = (Region(2, 2, 2, 2, 4, 0.75), Region(20, 2, 2, 2, 4, 0.35), Region(2, 12, 2, 2, 4, 0.5))
+    scene = Scene({"crack": squares((2, 2), (2, 20), (12, 2))}, regions=parts)
+    champion(1)
+    run(shown_by(services, scene))
+    assert [item["score"] for item in items(server)] == [0.75, 0.35, 0.5]
+    assert [item["id"] for item in items(server)] == ["v1-11-1", "v1-11-2", "v1-11-3"]
+    union = np.logical_or.reduce([decoded(item) for item in items(server)])
+    assert (union == scene.masks["crack"]).all()
+
+
+def test_at_most_so_many_regions_of_a_class_the_last_one_holds_the_rest(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    scene = Scene({"crack": squares((1, 1), (1, 9), (1, 17), (8, 1), (8, 9), (8, 17))})
+    champion(1)
+    xml = CONFIG.replace('<Label value="crack"/></Brush', '<Label value="crack" {}/></Brush')
+    run(shown_by(services, scene, xml.format('model_max_regions="2"')))
+    assert [decoded(item).sum() for item in items(server)] == [4, 20]
+
+
+POLYGONS = """<View><Image name="image" value="$image"/>
+<{0}Labels name="p" toName="image" model_max_regions="3"><Label value="crack"/></{0}Labels>
+</View>"""
+
+
+def test_each_part_is_a_polygon_of_its_own(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    ring = squares((2, 2), side=6) & ~squares((4, 4))
+    scene = Scene({"crack": ring | squares((2, 9), (12, 20))})
+    champion(1)
+    run(shown_by(services, scene, POLYGONS.format("Polygon")))
+    assert [item["type"] for item in items(server)] == ["polygonlabels"] * 3
+    found = results.class_masks(items(server), config.parse(POLYGONS.format("Polygon")))
+    assert (found["crack"] == scene.masks["crack"]).all()
+
+
+def test_boxes_are_drawn_around_the_largest_and_not_around_scattered_rest(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    scene = Scene({"crack": squares((0, 0), (0, 20), (12, 20), (12, 0))})
+    champion(1)
+    run(shown_by(services, scene, POLYGONS.format("Rectangle")))
+    found = [results.class_masks([item], config.parse(POLYGONS.format("Rectangle")))["crack"]
+             for item in items(server)]  # fmt: skip
+    assert [mask.sum() for mask in found] == [4, 4, 4]
+
+
+TWO_CLASSES = """<View><Image name="image" value="$image"/>
+<BrushLabels name="b" toName="image"><Label value="crack"/></BrushLabels>
+<RectangleLabels name="r" toName="image"><Label value="Rost" predicted_values="rust"/>
+</RectangleLabels><Choices name="c" toName="image" choice="multiple"><Choice value="crack"/>
+<Choice value="Rost"/><Choice value="none" model_negative="true"/></Choices></View>"""
+
+
+def test_several_controls_and_classes_at_once_also_under_other_names(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    masks = {"crack": squares((2, 2)), "rust": squares((12, 20))}
+    champion(1)
+    run(shown_by(services, Scene(masks, ("crack", "rust")), TWO_CLASSES))
+    brush, box, choice = items(server)
+    assert (brush["type"], box["type"], choice["type"]) == (
+        "brushlabels", "rectanglelabels", "choices")  # fmt: skip
+    assert box["value"]["rectanglelabels"] == ["Rost"]
+    assert choice["value"]["choices"] == ["crack", "Rost"]
+    ids = [item["id"] for task in TASKS for item in items(server, task)]
+    assert len(set(ids)) == len(ids)
+    with services.store.reading() as tx:
+        assert proposals.evidence(tx, 1, 1)[11].classes == ("crack", "Rost")
+
+
+def test_a_clean_image_gets_the_choice_that_denies_damage(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    nothing = {"crack": squares() & False, "rust": squares() & False}
+    champion(1)
+    run(shown_by(services, Scene(nothing, ("crack", "rust")), TWO_CLASSES))
+    assert [item["value"] for item in items(server)] == [{"choices": ["none"]}]
+
+
+def problems(services: Services) -> dict[int, str]:
+    return {e.task: e.problem for e in status.queue_of(services, 1) if e.problem}
+
+
+def spoilt(services: Services, task: int) -> None:
+    """Damage a stored proposal, as only a bug of ours could."""
+    with services.store.transaction() as tx:
+        rows = schema.proposed_regions
+        tx.execute(rows.update().where(rows.c.task == task).values(rle=b"abc"))
+
+
+def test_one_bad_proposal_is_left_out_with_its_reason_and_the_others_are_shown(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    champion(1)
+    propose.propose_ids(services, 1, 1, TASKS)
+    spoilt(services, 12)
+    run(services)
+    assert {task: len(items(server, task)) for task in TASKS} == {11: 1, 12: 0, 13: 1, 14: 1}
+    assert server.shown()[12][0]["score"] == 1.0, "served last"
+    assert list(problems(services)) == [12]
+    assert re.match(
+        "v1: its proposal would break the editor: .*RLE has 3 bytes", problems(services)[12]
+    )
+    calls = list(server.calls)
+    publish(services, 1)
+    assert server.calls == calls, "nothing is tried again"
+    champion(2)
+    run(services)
+    assert len(items(server, 12)) == 1 and problems(services) == {}, "another version may do"
+
+
+def test_a_proposal_of_another_size_than_the_image_is_left_out(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    champion(1)
+    propose.propose_ids(services, 1, 1, TASKS)
+    with services.store.transaction() as tx:
+        tasks.set_size(tx, 1, 12, width_px=16, height_px=24)
+    run(services)
+    assert items(server, 12) == []
+    assert "is 24 x 16 px, the upright image is 16 x 24 px" in problems(services)[12]
+
+
+def test_what_label_studio_drops_or_refuses_is_noted_and_not_tried_for_ever(
+    services: Services, server: FakeLabelStudio, champion: Champion
+) -> None:
+    server.unknown = {14}
+    server.tasks = [11, 12, 13]
+    champion(1)
+    run(services)
+    assert sorted(p["task"] for p in server.predictions) == [11, 12, 13]
+    assert list(problems(services)) == [14]
+    assert "task ID {14} not found" in problems(services)[14]
+    assert server.model_version == "v1"
+    server.dropped = {12}
+    champion(2)
+    run(services)
+    assert problems(services)[12] == "v2: Label Studio dropped its prediction without a word"
+    assert [len(items(server, task)) for task in server.tasks] == [1, 0, 1]
+
+
+def test_when_label_studio_takes_nothing_what_was_shown_stays(
     services: Services, server: FakeLabelStudio, champion: Champion
 ) -> None:
     champion(1)
     run(services)
-    regions = [held[0]["result"][0] for held in server.shown().values()]
-    by_area = (30 * 0.75 + 10 * 0.35) / 40
-    assert [region["score"] for region in regions] == pytest.approx([by_area] * len(TASKS))
+    champion(2)
+    server.unknown = set(TASKS)
+    with pytest.raises(LabelStudioError, match="took none of 4 predictions for project 1"):
+        run(services)
+    assert server.model_version == "v1"
+    server.unknown = set()
+    run(services)
+    assert server.model_version == "v2"
+
+
+def test_only_what_the_strategy_reads_of_open_tasks_is_read(
+    services: Services, champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[list[int] | None, bool]] = []
+    real = proposals.evidence
+
+    def noted(tx: Any, *args: Any, only: Any = None, embeddings: bool = True) -> Any:
+        read.append((only, embeddings))
+        return real(tx, *args, only=only, embeddings=embeddings)
+
+    monkeypatch.setattr(proposals, "evidence", noted)
+    champion(1)
+    run(services)
+    assert read == [(TASKS, False)]
+    publish(services, 1)
+    assert len(read) == 1, "nothing to push, nothing to rank"
 
 
 def test_a_new_version_replaces_the_former_one_and_keeps_its_regions(

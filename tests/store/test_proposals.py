@@ -56,6 +56,17 @@ def test_no_region_id_is_ever_given_twice_even_when_task_ids_are(store: Store) -
         assert proposals.next_index(tx, 1, 10) == 13
 
 
+def test_only_what_is_asked_for_of_the_evidence_is_read(store: Store) -> None:
+    with store.transaction() as tx:
+        for task in (10, 11, 12):
+            own = evidence(task=task)
+            assert proposals.save(tx, 7, task, 1, [], own)
+        found = proposals.evidence(tx, 7, 1, only=[10, 12, 99], embeddings=False)
+        assert found == {task: evidence(task=task, embedding=()) for task in (10, 12)}
+        assert proposals.evidence(tx, 7, 1, only=[]) == {}
+        assert proposals.evidence(tx, 7, 1, only=[11]) == {11: evidence(task=11)}
+
+
 def test_published_priorities_are_kept_by_name(store: Store) -> None:
     with store.transaction() as tx:
         publishing.record(tx, 7, "v1", {10: 0.25, 11: 0.5})
