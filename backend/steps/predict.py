@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from backend.errors import InvalidPayload, QueueError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import events, prompts
 from backend.records import Project, Task
-from backend.steps import queues
+from backend.steps import prompt, queues
 from backend.steps.decide import version_number
 from backend.steps.projects import shown_version
 from backend.steps.publish import CHUNK, prediction
@@ -127,17 +128,46 @@ def _complete(services: Services, project: Project, wanted: Sequence[Task]) -> N
 def answer_prompts(
     services: Services, project: Project, payloads: Sequence[JsonObject], context: Any
 ) -> list[JsonObject]:
-    """Return, per task, the parts of its proposals that the prompts point at.
+    """Return, per task, the regions that a person's prompts choose; exactly one result each.
 
-    An empty context really occurs (right after Submit) and gets an empty result at once.
+    An empty context really occurs (right after Submit): it, and a project without a version, get
+    an empty result at once.
     """
     config = label_config.parse(project.label_config)
-    pending = prompts.parse(context, config)
-    if not pending or project.published is None:
+    asked = prompts.parse(context, config)
+    number = _serving(project)
+    if not prompts.classes_of(asked) or number is None:
         return [_empty(project) for _ in payloads]
-    parsed = [_task(project, payload, config.data_key) for payload in payloads]
-    answered = _answers(services, project, project.published, parsed)
+    deadline_s = time.monotonic() + services.settings.predict_deadline_s
     return [
-        {**_empty(project), **row, "result": prompts.select(pending, row.get("result", []))}
-        for row in answered
+        _answer_prompts(
+            services,
+            project,
+            number,
+            _task(project, payload, config.data_key),
+            prompt.Question(asked, prompts.iterations(context, payload, config)),
+            deadline_s,
+        )
+        for payload in payloads
     ]
+
+
+def _serving(project: Project) -> int | None:
+    """Return the number of the version that is shown, or about to be; None before the first."""
+    return project.champion if project.published is None else version_number(project.published)
+
+
+def _answer_prompts(
+    services: Services,
+    project: Project,
+    number: int,
+    task: Task | None,
+    question: prompt.Question,
+    deadline_s: float,
+) -> JsonObject:
+    if task is None or time.monotonic() > deadline_s:
+        return _empty(project)
+    found = prompt.answer(services, project, number, task, question, deadline_s)
+    if not found:
+        return _empty(project)
+    return {**_empty(project), "result": found, "score": max(one["score"] for one in found)}

@@ -118,36 +118,3 @@ def test_every_task_gets_its_answer_also_those_that_cannot_be_predicted(
     empty = {"result": [], "score": 1.0, "model_version": "v1"}
     assert answers[:2] == [empty, empty]
     assert answers[2]["result"]
-
-
-def prompt(x: float, y: float, *, positive: bool = True, label: str = "crack") -> dict[str, Any]:
-    value = {"x": x, "y": y, "width": 0.2, "keypointlabels": [label]}
-    return {"type": "keypointlabels", "value": value, "is_positive": positive}
-
-
-@pytest.mark.parametrize(
-    ("prompts", "found"),
-    [
-        ([prompt(15, 20)], 1),
-        ([prompt(90, 90)], 0),
-        ([prompt(15, 20), prompt(15, 20, positive=False)], 0),
-        ([prompt(15, 20, label="rust")], 0),
-        ([{"type": "rectanglelabels", "value": {"x": 0, "y": 0, "width": None}}], 0),
-        ([], 0),
-    ],
-)
-def test_a_click_returns_the_part_of_the_proposal_under_it(
-    services: Services, shown: FakeLabelStudio, prompts: list[dict[str, Any]], found: int
-) -> None:
-    project = projects.require(services, 1)
-    (answer,) = predict.answer_prompts(services, project, [payload(11)], {"result": prompts})
-    assert len(answer["result"]) == found
-    if found:
-        assert answer["result"][0]["id"].startswith("v1-11-1-")
-
-
-def test_a_click_does_not_count_as_published(services: Services, shown: FakeLabelStudio) -> None:
-    project = projects.require(services, 1)
-    predict.answer_prompts(services, project, [payload(NEW)], {"result": [prompt(15, 20)]})
-    with services.store.reading() as tx:
-        assert NEW not in publishing.of(tx, 1, "v1")

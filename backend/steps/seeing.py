@@ -1,0 +1,110 @@
+"""What a version saw on an image, kept by its worker so that clicks need no network later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import structlog
+
+from backend import heat_maps
+from backend.errors import ImageError
+from backend.labelstudio import config as label_config
+from backend.labelstudio.config import LabelConfig
+from backend.records import Task, Version
+from backend.steps import projects
+from backend.store import tasks, versions
+from backend.wiring import Services
+from models.base import ClassSpec, Fitted, Image, TaskProposal
+from models.masks.settings import Settings, default_settings, resolve
+from models.prompting import score_map
+from models.prompting.score_map import Seen
+
+CLIMBING = "advcam"  # the pipeline that obeys `iterations`
+
+log = structlog.get_logger(__name__)
+
+
+def see(
+    services: Services, project_id: int, number: int, task_id: int, iterations: int | None
+) -> None:
+    """Look at a task with a version and keep what clicks need; raises UnknownThing.
+
+    What cannot be looked at is logged: the person who clicked gets an empty answer.
+    """
+    project = projects.require(services, project_id)
+    with services.store.reading() as tx:
+        task, version = tasks.get(tx, project_id, task_id), versions.get(tx, project_id, number)
+    if task is None or version is None:
+        log.warning("nothing to look at", task=task_id, version=number)
+        return
+    config = label_config.parse(project.label_config)
+    fitted = services.residents.get(project_id, number, version.pipeline)
+    names = config.trained_names(fitted.classes)
+    specs = [replace(config.settings[ours].spec, name=its) for ours, its in names.items()]
+    try:
+        image = services.images.load(task.image, task.id)
+        proposal = fitted.propose(image, specs=climbed(specs, iterations), heat=True)
+    except (ImageError, RuntimeError, ValueError, MemoryError, cv2.error) as error:
+        log.warning("clicks will find nothing", task=task_id, version=number, reason=str(error))
+        return
+    keep(services, config, number, task, image, fitted, proposal, iterations=iterations)
+
+
+def keep(
+    services: Services,
+    config: LabelConfig,
+    number: int,
+    task: Task,
+    image: Image,
+    fitted: Fitted,
+    proposal: TaskProposal,
+    *,
+    iterations: int | None = None,
+) -> None:
+    """Keep what a version saw on an image.
+
+    proposal: with heat, under the version's own class names; classes without heat are left out.
+    """
+    try:
+        maps = {
+            name: score_map.of(image, own.heat, _settings(fitted, config.settings[name].spec, its))
+            for name, its in config.trained_names(fitted.classes).items()
+            for own in proposal.proposals
+            if own.class_name == its and own.heat is not None
+        }
+        seen = Seen(score_map.colours(score_map.smoothed(image)), maps)
+    except (ValueError, MemoryError, cv2.error) as error:
+        log.warning("clicks will find nothing", task=task.id, version=number, reason=str(error))
+        return
+    if maps:
+        services.heat_maps.keep(key(config, number, task, iterations), seen)
+
+
+def key(config: LabelConfig, number: int, task: Task, iterations: int | None) -> str:
+    """Name what a version sees on a task's image under the settings of a label config."""
+    specs = climbed(config.specs, iterations)
+    return heat_maps.key(task.project, number, task.image, specs)
+
+
+def climbed(specs: Sequence[ClassSpec], iterations: int | None) -> list[ClassSpec]:
+    """Return the specs with the climbs that a person asked for; None: as they are."""
+    if iterations is None:
+        return list(specs)
+    return [replace(spec, iterations=iterations) for spec in specs]
+
+
+def obeys_iterations(version: Version) -> bool:
+    """Say whether a class of a version is served by a pipeline that climbs."""
+    classes = version.metrics.get("classes", {})
+    served_by = {figures.get("pipeline") for figures in classes.values()}
+    return CLIMBING in {version.pipeline, *served_by}
+
+
+def _settings(fitted: Fitted, spec: ClassSpec, name: str) -> Settings:
+    """Return how the version turns heat of a class into a mask, what the spec says first."""
+    chosen = fitted.metrics.get("classes", {}).get(name, {}).get("settings")
+    if chosen is None:
+        return default_settings(spec)
+    return resolve(Settings(**chosen), spec)
