@@ -1,23 +1,51 @@
-"""Entropy: the tasks whose most doubtful windows are the most doubtful (Shannon, 1948).
+"""Entropy: the tasks whose most doubtful windows or pixels are the most doubtful (Shannon, 1948).
 
-Per window and class the Bernoulli entropy H(p) = -p ln p - (1 - p) ln(1 - p) in nats; per window
-the maximum over classes; per task the mean of the top quarter of its windows.
+Windows: per window and class the Bernoulli entropy H(p) = -p ln p - (1 - p) ln(1 - p) in nats; per
+window the maximum over classes; per task the mean of the top quarter of its windows. Pixels: the
+doubt of the pixels of the proposed regions, classes weighted by the length of their outline, times
+ln 2. Either way a large image or region does not win by its size. "both" is the mean of the two.
+Reads the window probabilities, and for pixels `pixel_doubt`. Use it by default; `pixels` where the
+model knows where defects are but not how far they reach.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from strategies.base import FloatArray, Pool, mean_of_top, window_probs
+from strategies.base import FloatArray, Option, Pool
+from strategies.reading.fields import pixel_doubt, window_probs
+from strategies.reading.windows import mean_of_top
 
 reads = ("tile_probs", "tile_offsets")
 summary = "Most uncertain first: images where the model hesitates between defect and no defect."
 
 
-def utilities(pool: Pool, rng: np.random.Generator) -> FloatArray:  # noqa: ARG001 - the protocol
+def options() -> tuple[Option, ...]:
+    """Return where doubt is looked for."""
+    text = "windows: is there a defect; pixels: how far does it reach; both: their mean"
+    return (Option("level", "windows", text, choices=("windows", "pixels", "both")),)
+
+
+def reads_with(level: str) -> tuple[str, ...]:
+    """Return what the level needs."""
+    return {"windows": reads, "pixels": ("pixel_doubt",), "both": (*reads, "pixel_doubt")}[level]
+
+
+def utilities(
+    pool: Pool,
+    rng: np.random.Generator,  # noqa: ARG001 - the protocol
+    level: str = "windows",
+) -> FloatArray:
     """Return (N,) utilities in [0, ln 2] nats."""
-    probs, offsets = window_probs(pool)
-    return mean_of_top(bernoulli_entropy(probs).max(axis=1), offsets)
+    parts = []
+    if level != "pixels":
+        probs, offsets = window_probs(pool)
+        doubtful = np.minimum(probs, 1 - probs).max(axis=1)  # H grows up to one half
+        parts.append(mean_of_top(bernoulli_entropy(doubtful), offsets))
+    if level != "windows":
+        parts.append(np.log(2) * pixel_doubt(pool))
+    mean: FloatArray = np.mean(parts, axis=0)
+    return mean
 
 
 def bernoulli_entropy(probs: FloatArray) -> FloatArray:

@@ -1,4 +1,8 @@
-"""A random order that stays the same for a seed: the control that other strategies must beat."""
+"""A random order that stays the same for a seed: the control that other strategies must beat.
+
+Utility: a uniform number from the task's id and the seed. Reads nothing. Use it as a comparison,
+for a first unbiased overview, and for tasks that are to measure quality.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from strategies.base import FloatArray, Pool, shuffle_keys
 
 reads: tuple[str, ...] = ()
 summary = "Random order: the fair comparison, and the best choice for a first overview."
+because = "drawn by lot"
 
 
 def utilities(pool: Pool, rng: np.random.Generator) -> FloatArray:

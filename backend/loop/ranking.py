@@ -1,16 +1,31 @@
-"""The order of a project's open tasks: evidence in, priorities out."""
+"""The order of a project's open tasks: evidence in, priorities and reasons out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 import strategies.base
 from backend.loop import difficulty
+from backend.loop.difficulty import Difficulty
+from backend.loop.ordering import pooling, reasons
 from backend.records import Interaction, TaskEvidence
-from strategies.base import FloatArray, IntArray, Pool
+from strategies.base import NO_OPTIONS, Options, Pool, Strategy, Trial
+from strategies.geometry.groups import k_means
+
+CLUSTERS = 8  # groups of tasks from which people who work at once are served in turn
+FIELDS = {  # what a field of the pool is, to whoever chose a strategy that needs it
+    "tile_probs": "predicted tasks",
+    "pixel_doubt": "predicted tasks",
+    "edit_seconds": "predicted tasks",
+    "embeddings": "embeddings of one version for all tasks",
+    "samples": "several stochastic passes of the model, which no pipeline makes yet",
+    "committee_probs": "proposals of two versions",
+    "class_share": "finished tasks",
+    "annotated": "finished tasks and orders no open ones (see `labelclimb review`)",
+}
 
 
 @dataclass(frozen=True)
@@ -18,83 +33,137 @@ class Ranking:
     """An order of tasks, most urgent first.
 
     priorities: {task: in [0, 1]}, larger = sooner. strategy: the one that made the order.
-    note: why that is not the one asked for, "" when it is. edit_seconds: {task: predicted seconds}
-    of the tasks with evidence; basis: what that prediction rests on.
+    note: why that is not the one asked for, "" when it is; why: what made a strategy that chooses
+    among others choose it. edit_seconds: {task: predicted seconds}
+    of the tasks with evidence; basis: what that prediction rests on; difficulty: all of it.
+    reasons: {task: why it is where it is, in one sentence}. clusters: {task: its group} where the
+    strategy asks that people who work at once get tasks of different kinds, else {}.
     """
 
     order: tuple[int, ...]
     priorities: Mapping[int, float]
     strategy: str
     note: str
+    why: str
     edit_seconds: Mapping[int, float]
     basis: str
+    difficulty: Difficulty = field(default_factory=lambda: Difficulty({}, ""))
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    clusters: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a project has come to know beside the open tasks' evidence.
+
+    past: its interactions; past_evidence: of their tasks, from the versions whose proposals were
+    corrected. committee: {task: evidence} of earlier versions, the newest first. finished: number
+    of finished tasks. trials: what earlier strategies were worth.
+    """
+
+    past: Sequence[Interaction] = ()
+    past_evidence: Sequence[TaskEvidence] = ()
+    committee: Sequence[Mapping[int, TaskEvidence]] = ()
+    finished: int = 0
+    trials: tuple[Trial, ...] = ()
 
 
 def rank(
     tasks: Sequence[int],
     evidence: Mapping[int, TaskEvidence],
-    past: Sequence[Interaction],
+    known: Known,
     *,
     strategy: str,
     seed: int,
-    past_evidence: Sequence[TaskEvidence] = (),
+    options: Options = NO_OPTIONS,
 ) -> Ranking:
     """Rank tasks; those without evidence (their image has a problem) come last.
 
-    past_evidence: of the tasks of `past`, from the versions whose proposals were corrected.
-    Raises ValueError for an unknown strategy and for evidence that is not finite.
+    evidence: of one version; that of other tasks than `tasks` (finished ones) says what is covered.
+    Raises ValueError for an unknown strategy, wrong options and evidence that is not finite.
     """
     chosen = strategies.base.get(strategy)
-    seen = [evidence[task] for task in sorted(tasks) if task in evidence]
-    seen = [found for found in seen if found.tile_probs]
-    predicted = difficulty.predict(seen, past, past_evidence)
-    pool = pool_of(seen, predicted.seconds)
-    note, used = _fall_back(strategy, strategies.base.missing(chosen, pool))
-    ranked = strategies.base.rank(strategies.base.get(used), pool, seed).tolist()
+    strategies.base.complete(chosen, options)
+    pool, predicted = pool_of(tasks, evidence, known)
+    used, options, note = _able(strategy, pool, options)
+    ranked = strategies.base.rank(strategies.base.get(used), pool, seed, options).tolist()
+    acting, why = _acting(used, pool, options)
     order = (*ranked, *_last(tasks, ranked, seed))
-    priorities = strategies.base.priorities(order)
-    return Ranking(order, priorities, used, note, predicted.seconds, predicted.basis)
-
-
-def pool_of(evidence: Sequence[TaskEvidence], edit_seconds: Mapping[int, float]) -> Pool:
-    """Return the pool of these tasks, in their order; each must have at least one window.
-
-    Classes that a task was not asked for count as certainly absent. Without any task there is no
-    evidence at all: every field but `ids` is None.
-    """
-    ids: IntArray = np.array([found.task for found in evidence], dtype=np.int64)
-    if not evidence:
-        return Pool(ids)
-    classes = sorted({name for found in evidence for name in found.classes})
-    counts = [len(found.tile_probs) for found in evidence]
-    return Pool(
-        ids,
-        tile_probs=np.concatenate([_probs(found, classes) for found in evidence]),
-        tile_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        edit_seconds=np.array([edit_seconds[found.task] for found in evidence]),
-        embeddings=_embeddings(evidence),
+    return Ranking(
+        order=order,
+        priorities=strategies.base.priorities(order),
+        strategy=acting,
+        note=note,
+        why=why,
+        edit_seconds=predicted.seconds,
+        basis=predicted.basis,
+        difficulty=predicted,
+        reasons=reasons.of(order, evidence, predicted, strategies.base.get(acting)),
+        clusters=groups_of(pool, seed) if _is_diverse(acting) else {},
     )
 
 
-def _probs(found: TaskEvidence, classes: Sequence[str]) -> FloatArray:
-    own: FloatArray = np.asarray(found.tile_probs, dtype=np.float64)
-    probs = np.zeros((len(own), len(classes)))
-    probs[:, [classes.index(name) for name in found.classes]] = own
-    return probs
+def pool_of(
+    tasks: Sequence[int], evidence: Mapping[int, TaskEvidence], known: Known
+) -> tuple[Pool, Difficulty]:
+    """Return the pool of those tasks that have evidence, by id, and their predicted difficulty."""
+    open_tasks = set(tasks)
+    seen = [evidence[task] for task in sorted(open_tasks) if task in evidence]
+    seen = [found for found in seen if found.tile_probs]
+    predicted = difficulty.predict(seen, known.past, known.past_evidence)
+    pool = pooling.of_evidence(seen, predicted.seconds)
+    done = [evidence[t] for t in sorted(evidence.keys() - open_tasks)]
+    finished = max(known.finished, len({one.task for one in known.past}))
+    progress = finished / max(1, finished + len(open_tasks))
+    pool = replace(pool, trials=known.trials, progress=progress)
+    if not seen:
+        return pool, predicted
+    classes = pooling.classes_of(seen)
+    return (
+        replace(
+            pool,
+            **pooling.committee(seen, known.committee, classes),
+            labelled_embeddings=pooling.embeddings(done, like=pool.embeddings),
+            class_share=pooling.class_share(known.past, finished, classes),
+        ),
+        predicted,
+    )
 
 
-def _embeddings(evidence: Sequence[TaskEvidence]) -> FloatArray | None:
-    widths = {len(found.embedding) for found in evidence}
-    if len(widths) != 1 or widths == {0}:
-        return None
-    return np.array([found.embedding for found in evidence], dtype=np.float64)
-
-
-def _fall_back(strategy: str, absent: Sequence[str]) -> tuple[str, str]:
-    """Return (note, strategy to use)."""
+def _able(strategy: str, pool: Pool, options: Options) -> tuple[str, Options, str]:
+    """Return the strategy to use with its options, and why it is not the one asked for."""
+    chosen = strategies.base.get(strategy)
+    absent = strategies.base.missing(chosen, pool, options)
     if not absent:
-        return "", strategy
-    return f"random order: {strategy} needs {', '.join(absent)}, not computed yet", "random_order"
+        return strategy, options, ""
+    instead = (getattr(chosen, "instead", "entropy"), "entropy", "random_order")
+    used = next(
+        name for name in instead if not strategies.base.missing(strategies.base.get(name), pool)
+    )
+    wanted = ", ".join(dict.fromkeys(FIELDS[name] for name in absent if name in FIELDS))
+    return used, NO_OPTIONS, f"{used} instead of {strategy}, which needs {wanted}"
+
+
+def _acting(strategy: str, pool: Pool, options: Options) -> tuple[str, str]:
+    """Return the strategy that made the order in the end, and why when it was a choice."""
+    chosen: Strategy = strategies.base.get(strategy)
+    acting = getattr(chosen, "acting", None)
+    if acting is None:
+        return strategy, ""
+    name, why = acting(pool, **strategies.base.complete(chosen, options))
+    return name, f"{strategy} {why}"
+
+
+def groups_of(pool: Pool, seed: int) -> dict[int, int]:
+    """Return {task: its group} of at most CLUSTERS groups of alike tasks; {} without embeddings."""
+    if pool.embeddings is None:
+        return {}
+    group, _ = k_means(pool.embeddings, CLUSTERS, np.random.default_rng((seed, 2)))
+    return dict(zip(pool.ids.tolist(), group.tolist(), strict=True))
+
+
+def _is_diverse(strategy: str) -> bool:
+    return bool(getattr(strategies.base.get(strategy), "diverse", False))
 
 
 def _last(tasks: Sequence[int], ranked: Sequence[int], seed: int) -> list[int]:

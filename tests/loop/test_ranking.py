@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 
-from backend.loop import difficulty, ranking
-from backend.loop.ranking import Ranking, rank
+from backend.loop.ordering import describing, pooling, reasons
+from backend.loop.ranking import Known, Ranking, rank
 from backend.records import TaskEvidence
+from strategies.base import Trial
 from tests.loop.making import evidence, interaction
 
 DOUBT: Mapping[int, float] = MappingProxyType({11: 0.02, 12: 0.45, 13: 0.8, 14: 0.99})
@@ -19,7 +21,7 @@ def seen(doubt: Mapping[int, float] = DOUBT) -> dict[int, TaskEvidence]:
 
 
 def ranked(strategy: str = "entropy", tasks: tuple[int, ...] = tuple(DOUBT)) -> Ranking:
-    return rank(tasks, seen(), [], strategy=strategy, seed=1)
+    return rank(tasks, seen(), Known(), strategy=strategy, seed=1)
 
 
 @pytest.mark.parametrize("strategy", ["entropy", "margin"])
@@ -33,7 +35,7 @@ def test_the_nearest_to_one_half_comes_first(strategy: str) -> None:
 def test_edit_time_follows_the_predicted_seconds() -> None:
     found = ranked("edit_time")
     assert list(found.order) == sorted(DOUBT, key=lambda t: -found.edit_seconds[t])
-    assert found.edit_seconds[12] == difficulty.heuristic_s(seen()[12])
+    assert found.edit_seconds[12] == describing.heuristic_s(seen()[12])
     assert found.basis == "heuristic: 0 of 20 timed annotations"
 
 
@@ -43,19 +45,19 @@ def test_tasks_without_evidence_come_last() -> None:
     assert set(found.order[4:]) == {91, 92, 93}
     assert found.priorities[14] > max(found.priorities[task] for task in (91, 92, 93))
     windowless = {**seen(), 12: evidence(12, tile_probs=())}
-    assert rank(tuple(DOUBT), windowless, [], strategy="entropy", seed=1).order[-1] == 12
+    assert rank(tuple(DOUBT), windowless, Known(), strategy="entropy", seed=1).order[-1] == 12
 
 
 def test_without_any_evidence_the_order_is_random_and_says_so() -> None:
-    found = rank([1, 2, 3, 4], {}, [], strategy="entropy", seed=1)
+    found = rank([1, 2, 3, 4], {}, Known(), strategy="entropy", seed=1)
     assert sorted(found.order) == [1, 2, 3, 4]
     assert found.strategy == "random_order"
-    assert found.note == "random order: entropy needs tile_probs, tile_offsets, not computed yet"
-    assert rank([1, 2, 3, 4], {}, [], strategy="random_order", seed=1).note == ""
+    assert found.note == "random_order instead of entropy, which needs predicted tasks"
+    assert rank([1, 2, 3, 4], {}, Known(), strategy="random_order", seed=1).note == ""
 
 
 def test_nothing_to_rank() -> None:
-    found = rank([], {}, [], strategy="entropy", seed=1)
+    found = rank([], {}, Known(), strategy="entropy", seed=1)
     assert (found.order, found.priorities) == ((), {})
 
 
@@ -72,12 +74,12 @@ def test_unknown_strategy_and_diverged_evidence_are_refused() -> None:
         ranked("entropi")
     broken = {**seen(), 12: evidence(12, tile_probs=((math.nan,),))}
     with pytest.raises(ValueError, match="not finite"):
-        rank(tuple(DOUBT), broken, [], strategy="entropy", seed=1)
+        rank(tuple(DOUBT), broken, Known(), strategy="entropy", seed=1)
 
 
 def test_classes_that_a_task_was_not_asked_for_count_as_absent() -> None:
     both = evidence(1, classes=("rust", "crack"), tile_probs=((0.5, 0.9),))
-    pool = ranking.pool_of([both, evidence(2, tile_probs=((0.7,),))], {1: 1.0, 2: 2.0})
+    pool = pooling.of_evidence([both, evidence(2, tile_probs=((0.7,),))], {1: 1.0, 2: 2.0})
     assert pool.tile_probs is not None and pool.tile_offsets is not None
     assert pool.tile_probs.tolist() == [[0.9, 0.5], [0.7, 0.0]]
     assert pool.tile_offsets.tolist() == [0, 1, 2]
@@ -89,5 +91,98 @@ def test_past_seconds_change_the_order_by_edit_time() -> None:
         interaction(task=one.task, annotation=one.task, edit_seconds=900 / (1 + one.task))
         for one in shown
     ]
-    found = rank(tuple(DOUBT), seen(), past, strategy="edit_time", seed=1, past_evidence=shown)
+    found = rank(tuple(DOUBT), seen(), Known(past, shown), strategy="edit_time", seed=1)
     assert "learned from 30" in found.basis
+
+
+def test_what_is_missing_is_said_in_words_and_stood_in_for() -> None:
+    found = ranked("bald")
+    assert found.strategy == "entropy" and found.order == ranked("entropy").order
+    assert found.note == (
+        "entropy instead of bald, which needs several stochastic passes of the model, "
+        "which no pipeline makes yet"
+    )
+    assert "orders no open ones (see `labelclimb review`)" in ranked("review").note
+
+
+def test_options_reach_the_strategy_and_wrong_ones_are_refused() -> None:
+    easy = rank(
+        tuple(DOUBT), seen(), Known(), strategy="edit_time", seed=1, options={"order": "easy_first"}
+    )
+    assert easy.order == ranked("edit_time").order[::-1]
+    with pytest.raises(ValueError, match="option order is 'lazy'; give hard_first"):
+        rank(tuple(DOUBT), {}, Known(), strategy="edit_time", seed=1, options={"order": "lazy"})
+
+
+def versions(*probs: float, number: int = 2) -> dict[int, TaskEvidence]:
+    """One window per task, said by an earlier version."""
+    rows = zip(DOUBT, probs, strict=False)
+    return {t: evidence(t, number, tile_probs=((p,), (p,))) for t, p in rows}
+
+
+def test_a_committee_of_versions_disagrees_where_their_answers_differ() -> None:
+    earlier = versions(0.02, 0.45, 0.1, 0.99)
+    found = rank(tuple(DOUBT), seen(), Known(committee=[earlier]), strategy="committee", seed=1)
+    assert found.order[0] == 13 and (found.strategy, found.note) == ("committee", "")
+    assert found.reasons[13].startswith("the last versions disagree, ")
+    alone = ranked("committee")
+    assert alone.note == "entropy instead of committee, which needs proposals of two versions"
+
+
+def test_versions_with_other_windows_are_compared_by_their_surest_one() -> None:
+    found = [evidence(1, tile_probs=((0.2,), (0.9,))), evidence(2, tile_probs=((0.3,), (0.4,)))]
+    earlier = {1: evidence(1, 2, tile_probs=((0.1,), (0.6,), (0.5,)))}
+    made = pooling.committee(found, [earlier], ["crack"])
+    probs, offsets = made["committee_probs"], made["committee_offsets"]
+    assert probs is not None and offsets is not None
+    assert offsets.tolist() == [0, 1, 3]
+    assert probs[:, :, 0].tolist() == [[0.9, 0.3, 0.4], [0.6, 0.3, 0.4]], "unseen: agrees"
+
+
+def test_finished_tasks_of_the_same_version_count_as_covered() -> None:
+    spread = {t: replace(e, embedding=(float(t), 0.0)) for t, e in seen().items()}
+    known = {**spread, 99: evidence(99, embedding=(14.0, 0.1))}
+    found = rank(tuple(DOUBT), known, Known(finished=1), strategy="coreset", seed=1)
+    assert found.order[0] == 11, "the farthest from the finished one"
+    assert found.order[-1] == 14 or found.order[1] == 14
+    assert set(found.clusters) == set(DOUBT)
+    assert ranked("entropy").clusters == {}
+
+
+def test_rare_classes_come_from_the_people_s_answers() -> None:
+    both = {
+        1: evidence(1, classes=("crack", "rust"), tile_probs=((0.9, 0.1),)),
+        2: evidence(2, classes=("crack", "rust"), tile_probs=((0.1, 0.9),)),
+    }
+    past = [interaction(task=t, annotation=t, class_name="crack") for t in range(20, 30)]
+    past += [interaction(task=20, annotation=1, class_name="rust", outcome="rejected")]
+    found = rank([1, 2], both, Known(past, finished=12), strategy="class_balance", seed=1)
+    assert found.order == (2, 1) and found.note == ""
+    share = pooling.class_share(past, 12, ["crack", "rust"])
+    assert share is not None and share.tolist() == [10 / 12, 0.0]
+
+
+def test_the_autopilot_says_what_it_does() -> None:
+    trials = (Trial("entropy", 3.0, 10.0), Trial("edit_time", 1.0, 10.0))
+    found = rank(tuple(DOUBT), seen(), Known(trials=trials), strategy="autopilot", seed=1)
+    assert found.strategy == "hybrid", "of those that can be used the first without a trial"
+    assert found.why == "autopilot tries hybrid, which has not been tried yet"
+    assert found.order == ranked("hybrid").order
+
+
+def test_each_task_says_why() -> None:
+    found = ranked(tasks=(*DOUBT, 91))
+    assert found.reasons[12].startswith("uncertain at 2 of 2 tiles, about ")
+    assert found.reasons[14].startswith("sure at all of 2 tiles, about ")
+    seconds = found.edit_seconds[12]
+    assert f"about {reasons.duration(seconds)} of editing (" in found.reasons[12]
+    assert found.reasons[91] == "no version has looked at it: it comes last"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (7.4, "7 s"), (38.0, "40 s"), (119.0, "120 s"), (200.0, "3 min"),
+     (7199.0, "120 min"), (9000.0, "2.5 h")],
+)  # fmt: skip
+def test_durations_are_said_as_people_do(seconds: float, text: str) -> None:
+    assert reasons.duration(seconds) == text

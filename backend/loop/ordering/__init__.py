@@ -1,0 +1,1 @@
+"""What ranking, difficulty and budget are made of: evidence as numbers, reasons, trials."""

@@ -1,0 +1,1 @@
+"""Distances between embeddings in bounded memory: never a matrix of all pairs."""
