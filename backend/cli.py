@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,13 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from backend.errors import LabelclimbError
-from backend.settings import Settings
+from backend import cli_doctor, cli_evaluate, cli_order
+from backend.cli_parts import ProjectOption, console, open_services, read_settings
+from backend.errors import InvalidPayload, LabelclimbError
 
 app = typer.Typer(help="Active-learning annotation backend for Label Studio.", no_args_is_help=True)
-console = Console()
-
-ProjectOption = Annotated[int, typer.Option("--project", "-p", help="Label Studio project id")]
 
 
 def main() -> None:
@@ -33,18 +30,12 @@ def main() -> None:
         sys.exit(2)
 
 
-def _services() -> Any:
-    from backend.wiring import build
-
-    return build(Settings.from_env(os.environ))
-
-
 @app.command()
 def up() -> None:
     """Run API, workers, scheduler and an embedded Redis under one supervisor."""
     from backend import running
 
-    running.up(Settings.from_env(os.environ))
+    running.up(read_settings())
 
 
 @app.command()
@@ -79,84 +70,11 @@ def demo(
 
 
 @app.command()
-def evaluate(
-    images: Annotated[Path, typer.Option(help="folder of images")],
-    masks: Annotated[Path, typer.Option(help="folder of their true masks, same file stems")],
-    test_images: Annotated[
-        Path | None, typer.Option(help="images to test on; otherwise --images is split")
-    ] = None,
-    test_masks: Annotated[Path | None, typer.Option(help="their true masks")] = None,
-    class_name: Annotated[
-        str | None, typer.Option("--class", help="class of the masks; guessed from the folders")
-    ] = None,
-    pipeline: Annotated[str, typer.Option(help="how images become masks")] = "auto",
-    refine: Annotated[str, typer.Option(help="how heat becomes a mask")] = "auto",
-    iterations: Annotated[int | None, typer.Option(min=1, help="1 = plain CAM, 2 = climb")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="on the heat; chosen otherwise")
-    ] = None,
-    clicks_per_image: Annotated[int, typer.Option(min=1, help="of each sign")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="of clicks and training")] = 0,
-    profile: Annotated[str | None, typer.Option(help="cpu or gpu; PROFILE otherwise")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda:N; DEVICE otherwise")] = None,
-    encoder_weights: Annotated[
-        str | None, typer.Option(help="a file, hub or none; ENCODER_WEIGHTS otherwise")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="train/validation/test, as 70/8/40 or 60%/7%/33%")
-    ] = None,
-    train: Annotated[str | None, typer.Option(help="images to click: number or share")] = None,
-    validation: Annotated[
-        str | None, typer.Option(help="images whose masks choose settings; 0 = clicks alone")
-    ] = None,
-    test: Annotated[str | None, typer.Option(help="images to test on")] = None,
-    corrected: Annotated[
-        str | None, typer.Option(help="train again with so many true masks, as 15,30")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="images of a folder at most")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="processor threads")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
-    pictures: Annotated[
-        Path | None, typer.Option(help="folder for image | truth | heat map | proposal")
-    ] = None,
-) -> None:
-    """Measure what a few clicks per image are worth, on any folder of images with masks."""
-    import models.base
-    from backend.evaluation import options, run
-
-    settings = Settings.from_env(os.environ)
-    weights = options.weights(encoder_weights, settings.encoder_weights)
-    wanted = options.Options(
-        images=images,
-        masks=masks,
-        test_images=test_images,
-        test_masks=test_masks,
-        class_name=class_name,
-        pipeline=pipeline,
-        refine=refine,
-        iterations=iterations,
-        threshold=threshold,
-        clicks_per_image=clicks_per_image,
-        seed=seed,
-        profile=options.profile_named(profile or settings.profile, weights),
-        device=models.base.resolve_device(device or settings.device),
-        wanted=options.wanted_parts(split, train, validation, test),
-        corrected=options.numbers(corrected),
-        limit=limit,
-        threads=threads,
-        max_pixels=settings.max_image_pixels,
-        json_file=json_file,
-        pictures=pictures,
-    )
-    run.run(wanted, console)
-
-
-@app.command()
 def serve() -> None:
     """Run the HTTP API (the ML backend) alone."""
     from backend import running
 
-    running.serve(Settings.from_env(os.environ))
+    running.serve(read_settings())
 
 
 @app.command()
@@ -167,7 +85,7 @@ def worker(
     """Run an RQ worker for one or more queues."""
     from backend import running
 
-    running.worker(Settings.from_env(os.environ), queues, burst=burst)
+    running.worker(read_settings(), queues, burst=burst)
 
 
 @app.command()
@@ -175,28 +93,31 @@ def scheduler() -> None:
     """Run the scheduler: what is due, what was lost, what never arrived."""
     from backend import running
 
-    running.scheduler(Settings.from_env(os.environ))
+    running.scheduler(read_settings())
 
 
 @app.command()
-def connect(
-    project: ProjectOption,
-    backend_url: Annotated[
-        str | None, typer.Option(help="address of this backend as Label Studio sees it")
-    ] = None,
+def health(
+    part: Annotated[str, typer.Argument(help="api, events, publish, train or scheduler")],
 ) -> None:
-    """Connect a project: backend, webhook, order, and what it already holds. Safe to repeat."""
-    from backend.steps.connect import connect as connect_project
+    """Say whether a part of this machine works, for health checks; ends with 1 if not."""
+    from backend import health as health_check
 
-    services = _services()
-    url = (backend_url or services.settings.backend_url).rstrip("/")
-    done = connect_project(services, project, url)
-    for act in done.acts:
-        console.print(f"- {escape(act)}")
-    found = done.found
-    console.print(
-        f"- took in {found.tasks} tasks and {found.annotations} annotations that it already held"
-    )
+    problem = health_check.problem(read_settings(), part)
+    print(problem or "healthy")
+    sys.exit(1 if problem else 0)
+
+
+for command in (
+    cli_evaluate.evaluate,
+    cli_doctor.connect,
+    cli_doctor.doctor,
+    cli_order.rank,
+    cli_order.strategies,
+    cli_order.budget,
+    cli_order.review,
+):
+    app.command()(command)
 
 
 @app.command()
@@ -204,7 +125,7 @@ def predict(project: ProjectOption) -> None:
     """Predict and publish open tasks without proposals, unreadable images once more."""
     from backend.steps import projects, queues
 
-    services = _services()
+    services = open_services()
     projects.forget_problems(services, project)
     queues.publish(services, project)
     console.print("queued; `labelclimb status` shows when it is published")
@@ -215,28 +136,8 @@ def train(project: ProjectOption) -> None:
     """Ask for a training now."""
     from backend.steps import intake
 
-    intake.request_training(_services(), project)
+    intake.request_training(open_services(), project)
     console.print("asked; `labelclimb status` says what comes of it")
-
-
-@app.command()
-def rank(
-    project: ProjectOption,
-    strategy: Annotated[str | None, typer.Option(help="change the project's strategy")] = None,
-    first: Annotated[int, typer.Option(help="how many tasks to show")] = 20,
-) -> None:
-    """Show the queue, or choose another strategy, which orders it anew."""
-    from backend.steps import projects, status
-
-    services = _services()
-    if strategy is not None:
-        projects.choose_strategy(services, project, strategy)
-        console.print(f"strategy is now {strategy}; the new order is being published")
-        return
-    table = Table("task", "priority", "problem")
-    for entry in status.queue_of(services, project)[:first]:
-        table.add_row(str(entry.task), f"{entry.priority:.3f}", escape(entry.problem or ""))
-    console.print(table)
 
 
 @app.command()
@@ -246,7 +147,7 @@ def status(
     """Say where every project stands and why it is not training."""
     from backend.steps import status as status_step
 
-    rows = status_step.all_projects(_services())
+    rows = status_step.all_projects(open_services())
     if as_json:
         print(json.dumps([asdict(row) for row in rows], default=str))
         return
@@ -256,21 +157,104 @@ def status(
         console.print(f"  {row.open_tasks} of {row.tasks} tasks open, strategy {row.strategy}")
         console.print(f"  {row.weak_labels} weak labels; outcomes {dict(row.outcomes)}")
         console.print(f"  training: {escape(row.training)}")
+        counts = f"{row.received} received, {row.recovered} recovered, {row.given_up} given up"
+        console.print(f"  events: {counts}")
+        if row.gone:
+            console.print("  [red]Label Studio no longer has this project[/red]")
+        elif row.reconcile_error:
+            console.print(f"  [red]not reconciled: {escape(row.reconcile_error)}[/red]")
         if row.dead_events:
-            console.print(f"  [red]{row.dead_events} events could not be handled[/red]")
+            console.print(
+                f"  [red]{row.dead_events} events could not be handled; "
+                "`labelclimb events` says why[/red]"
+            )
 
 
 @app.command()
-def versions(project: ProjectOption) -> None:
-    """List the versions with the gate's decisions."""
+def reconcile(project: ProjectOption) -> None:
+    """Compare a project with Label Studio now, all of it, and take in what never arrived."""
+    from backend.steps import projects
+    from backend.steps.reconcile import reconcile as reconcile_project
+
+    services = open_services()
+    projects.require(services, project)
+    found = reconcile_project(services, project, full=True)
+    console.print(
+        f"took in {found.tasks} tasks, {found.annotations} annotations and {found.deletions} "
+        "deletions"
+    )
+
+
+@app.command()
+def events(
+    retry: Annotated[
+        str | None, typer.Option(help="have a dead event tried again: its number, or all")
+    ] = None,
+) -> None:
+    """List the events that could not be handled, with the reason; or have them tried again."""
+    from backend.steps import intake
     from backend.steps import status as status_step
 
+    services = open_services()
+    dead = status_step.events_of(services, "dead", limit=10_000)
+    if retry is None:
+        table = Table("event", "action", "project", "received", "why it failed")
+        for event in dead:
+            about = (str(event.id), event.action, str(event.project or ""))
+            when = event.received_at.isoformat(timespec="seconds")
+            table.add_row(*about, when, escape(event.error or ""))
+        console.print(table)
+        return
+    chosen = [event.id for event in dead] if retry == "all" else [_event_number(retry)]
+    for number in chosen:
+        intake.retry(services, number)
+    console.print(f"{len(chosen)} events are tried again")
+
+
+def _event_number(text: str) -> int:
+    if not text.isdecimal():
+        raise InvalidPayload(f"--retry {text}: expected an event's number or 'all'")
+    return int(text)
+
+
+@app.command()
+def versions(
+    project: ProjectOption,
+    prune: Annotated[bool, typer.Option("--prune", help="remove files that nobody needs")] = False,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="newest versions left whole; KEEP_VERSIONS otherwise")
+    ] = None,
+) -> None:
+    """List the versions with the gate's decisions, or prune their files."""
+    from backend.steps import prune as prune_step
+    from backend.steps import status as status_step
+
+    if prune:
+        done = prune_step.prune(open_services(), project, keep)
+        console.print(f"removed {done.removed or 'none'}, made slim {done.slimmed or 'none'}")
+        console.print(f"freed {done.freed_bytes / 1e6:.1f} MB")
+        return
     table = Table("version", "state", "trained", "gate")
-    for version in status_step.versions_of(_services(), project):
+    for version in status_step.versions_of(open_services(), project):
         when = version.created_at.isoformat(timespec="seconds")
         table.add_row(
             version.name, version.state, when, escape(str(version.gate.get("reason", "")))
         )
+    console.print(table)
+
+
+@app.command()
+def agreement(
+    project: ProjectOption,
+    first: Annotated[int, typer.Option(min=1, help="how many pairs to show")] = 20,
+) -> None:
+    """Show how alike the masks of several annotators are, the least alike first."""
+    from backend.steps import taught
+
+    table = Table("task", "class", "annotations", "IoU")
+    for pair in taught.agreements(open_services(), project)[:first]:
+        by = " ".join(map(str, pair.annotations))
+        table.add_row(str(pair.task), escape(pair.class_name), by, f"{pair.iou:.2f}")
     console.print(table)
 
 
@@ -282,7 +266,7 @@ def activate(
     """Use another stored version: promotion by hand, or rollback."""
     from backend.steps import projects
 
-    version = projects.activate(_services(), project, number)
+    version = projects.activate(open_services(), project, number)
     console.print(f"{version.name} is the champion; its proposals are being published")
 
 

@@ -1,0 +1,1 @@
+"""The folder that `label-studio-ml start` is given."""
