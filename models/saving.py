@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WEIGHTS_FILE, SETTINGS_FILE = "weights.safetensors", "version.json"
+PIXELS_FILE = "pixels.safetensors"
+TRAINING_ONLY = (PIXELS_FILE,)  # names of files without which a version still proposes
 
 
 def write(

@@ -19,9 +19,9 @@ from backend.labelstudio import rle
 from backend.loop import gate, policy
 from backend.records import Job, Project, Task, VerifiedMask, Version, WeakLabel
 from backend.steps import projects as project_steps
-from backend.steps import queues, start
+from backend.steps import prune, queues, start, taught
 from backend.store import annotations as annotation_rows
-from backend.store import jobs, learning, projects, tasks, versions
+from backend.store import jobs, projects, tasks, versions
 from backend.wiring import Services
 from models.base import (
     ClassSpec,
@@ -71,6 +71,7 @@ def run(services: Services, project_id: int, snapshot: str) -> None:
         return
     with services.store.transaction() as tx:
         jobs.finish(tx, job_id, "done", None, services.clock())
+    prune.after_training(services, project_id)
     log.info("trained", project=project_id, version=version.name if version else "nothing new")
 
 
@@ -119,16 +120,15 @@ def load(services: Services, project_id: int) -> TrainingSet:
         project = projects.get(tx, project_id)
         if project is None:
             raise LabelclimbError(f"project {project_id} was deleted before its training began")
-        labels = learning.weak_labels(tx, project_id)
-        masks = learning.masks(tx, project_id)
+        known = taught.training_set(tx, project_id, services.settings)
         images = {task.id: task for task in tasks.all(tx, project_id)}
-        written = annotation_rows.inventory(tx, project_id).values()
-    samples = _samples(services, images, labels, masks)
+        written = annotation_rows.learned(tx, project_id).values()
+    samples = _samples(services, images, known.weak_labels, known.masks)
     keys = {str(task.id): task.image for task in images.values()}
     held_out = {s.key for s in samples if gate.is_validation(project_id, keys[s.key])}
     return TrainingSet(
         project=project,
-        snapshot=policy.snapshot_digest(labels, masks),
+        snapshot=policy.snapshot_digest(known.weak_labels, known.masks),
         newest_at=max(written, default=None),
         samples=tuple(s for s in samples if s.key not in held_out),
         held_out=tuple(s for s in samples if s.key in held_out),
@@ -271,9 +271,9 @@ def _keep(
 ) -> Version:
     """Write the files, then the record and the pointer in one transaction."""
     project_id = training_set.project.id
-    with services.store.transaction() as tx:
-        number = versions.next_number(tx, project_id)
-    services.registry.save(project_id, number, challenger.save)
+    number = _free_number(services, project_id)
+    device = models.base.resolve_device(services.settings.device)
+    services.registry.save(project_id, number, challenger.save, {"device": device})
     version = Version(
         project=project_id,
         number=number,
@@ -287,6 +287,15 @@ def _keep(
     )
     with services.store.transaction() as tx:
         return _record(tx, training_set, version, promote=verdict.promote)
+
+
+def _free_number(services: Services, project_id: int) -> int:
+    """Take the next number; after a restored backup, files of higher ones may be there already."""
+    while True:
+        with services.store.transaction() as tx:
+            number = versions.next_number(tx, project_id)
+        if not services.registry.exists(project_id, number):
+            return number
 
 
 def _record(

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Text, cast, select
 
 from backend.errors import UnknownThing
 from backend.records import Version, VersionState
 from backend.store import statements
-from backend.store.schema import projects, version_numbers, versions
+from backend.store.schema import (
+    annotation_states,
+    interactions,
+    projects,
+    version_numbers,
+    versions,
+)
+
+PRUNED: VersionState = "pruned"
 
 
 def add(tx: Connection, version: Version) -> None:
@@ -45,11 +53,15 @@ def set_state(
     state: VersionState,
     gate: Mapping[str, Any] | None = None,
 ) -> None:
-    """Change a version's state, and its gate decision when given; raises UnknownThing."""
+    """Change a version's state, and its gate decision when given.
+
+    Raises UnknownThing, also for a version whose files were pruned: it cannot come back.
+    """
     decision = {} if gate is None else {"gate": dict(gate)}
     chosen = versions.update().where(versions.c.project == project, versions.c.number == number)
-    if not tx.execute(chosen.values(state=state, **decision)).rowcount:
-        raise UnknownThing(f"project {project} has no version v{number}")
+    able = chosen.where(versions.c.state != PRUNED)
+    if not tx.execute(able.values(state=state, **decision)).rowcount:
+        raise UnknownThing(f"project {project} has no version v{number}, or its files were pruned")
 
 
 def next_number(tx: Connection, project: int) -> int:
@@ -59,6 +71,24 @@ def next_number(tx: Connection, project: int) -> int:
         index_elements=[version_numbers.c.project], set_={"last": version_numbers.c.last + 1}
     )
     return int(tx.execute(taken.returning(version_numbers.c.last)).scalar_one())
+
+
+def referred(tx: Connection, project: int, numbers: Collection[int]) -> set[int]:
+    """Return which of some versions an annotation holds a region of, or an interaction names."""
+    told = select(interactions.c.version).where(interactions.c.project == project).distinct()
+    named = set(tx.scalars(told)) & set(numbers)
+    return named | {n for n in numbers if n not in named and _is_held(tx, project, n)}
+
+
+def _is_held(tx: Connection, project: int, number: int) -> bool:
+    """Look for an annotation with a region of a version, by the beginning of its id."""
+    table = annotation_states
+    held = select(table.c.id).where(
+        table.c.project == project,
+        table.c.deleted.is_(False),
+        cast(table.c.result, Text).contains(f'"v{number}-'),
+    )
+    return tx.execute(held.limit(1)).first() is not None
 
 
 def champion(tx: Connection, project: int) -> Version | None:

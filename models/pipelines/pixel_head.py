@@ -39,7 +39,6 @@ from models.proposing import task_proposal
 
 FORMAT = 1
 NAME = "pixel_head"
-PIXELS_FILE = "pixels.safetensors"
 FEATURES_SHARE = 0.5  # of the time of a fresh training
 
 
@@ -141,7 +140,7 @@ class PixelHeadFitted:
         names = ["encoder", *self.models]
         saving.write(folder, about, [self.trunk, *(m.head for m in models)], names)
         memories = [memory for model in models for memory in (model.memory, model.unseen)]
-        pixel_memory.write(folder / PIXELS_FILE, memories)
+        pixel_memory.write(folder / saving.PIXELS_FILE, memories)
 
 
 class PixelHeads:
@@ -217,7 +216,7 @@ class PixelHeads:
         trunk = Hypercolumn(geometry.encoder)
         of_trunk, *of_heads = saving.read_weights(folder)
         trunk.load_state_dict(of_trunk)
-        memories = pixel_memory.read(folder / PIXELS_FILE, 2 * len(of_heads))
+        memories = pixel_memory.read(folder / saving.PIXELS_FILE, 2 * len(of_heads))
         models = []
         pairs = zip(memories[::2], memories[1::2], strict=True)
         for entry, state, (memory, unseen) in zip(about["classes"], of_heads, pairs, strict=True):

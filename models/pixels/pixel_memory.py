@@ -94,7 +94,12 @@ def write(path: Path, memories: Sequence[Memory]) -> None:
 
 
 def read(path: Path, count: int) -> list[Memory]:
-    """Read what `write` wrote of so many memories; values stay in the file until asked for."""
+    """Read what `write` wrote of so many memories; values stay in the file until asked for.
+
+    Without the file, which an old version is allowed to lose, they are empty.
+    """
+    if not path.exists():
+        return [{} for _ in range(count)]
     file: Any = safe_open(path, framework="np")
     stored: list[str] = list(file.keys())
     names: list[dict[str, str]] = [{} for _ in range(count)]

@@ -120,7 +120,7 @@ def taught(services: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
         for id in (*LEARNT, *KEPT):
             tasks.upsert(tx, [Task(1, id, f"/data/upload/1/{id}.jpg", NOW)])
             annotation_rows.put(tx, Annotation(id, 1, id, NOW, ()))
-            point = WeakLabel(1, id, id, "crack", 5.0, 6.0, True, "click", weight=0.5, trust=0.5)
+            point = WeakLabel(1, id, id, "crack", 5.0, 6.0, True, "click", weight=0.5)
             mask = rle.to_bytes(rle.encode(square()))
             masks = [VerifiedMask(1, id, id, name, *SHAPE, mask) for name in ("crack", "rust")]
             learning.replace(tx, id, 1, id, [], [point], masks)
@@ -169,7 +169,7 @@ def test_what_the_gate_keeps_is_never_given_to_a_pipeline(
     samples = played.given["samples"]
     assert [sample.key for sample in samples] == [str(id) for id in LEARNT]
     assert not any(sample.held_out for sample in samples)
-    assert samples[0].points[0].weight == 0.25
+    assert samples[0].points[0].weight == 0.5
     assert np.array_equal(samples[0].masks["rust"](), square())
     assert version.gate["figures"]["challenger"]["f_strict"] == 1.0
 

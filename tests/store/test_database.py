@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -12,12 +15,13 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, select
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from backend import records
 from backend.errors import SettingsError
-from backend.store import Store, inbox, projects, schema
+from backend.store import Store, inbox, projects, schema, statements
+from tests.postgresql_server import PostgresqlServer
 from tests.store.examples import NOON, PROJECT
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -53,10 +57,9 @@ def count_up(barrier: Any, url: str) -> None:
         barrier.wait()
         for _ in range(50):
             with store.transaction() as tx:
-                tx.execute(schema.projects.select().with_for_update())
                 project = projects.get(tx, 7)
                 assert project is not None
-                projects.update(tx, 7, revision=project.revision + 1)
+                projects.update(tx, 7, order_wanted=project.order_wanted + 1)
 
 
 def test_migrations_from_nothing_give_exactly_the_tables_of_the_schema(empty: Store) -> None:
@@ -89,7 +92,39 @@ def test_two_processes_that_read_before_they_write_neither_block_nor_overwrite(
     with store.reading() as tx:
         project = projects.get(tx, 7)
     assert project is not None
-    assert project.revision == 100
+    assert project.order_wanted == 100
+
+
+def test_a_second_writer_waits_and_sees_what_the_first_wrote(store: Store) -> None:
+    entered = threading.Event()
+
+    def write() -> int:
+        with store.transaction() as tx:
+            entered.set()
+            return len(inbox.pending(tx))
+
+    with ThreadPoolExecutor() as threads:
+        with store.transaction() as tx:
+            second = threads.submit(write)
+            with store.reading() as reader:
+                assert inbox.pending(reader) == [], "a reader is not held up"
+            assert not entered.wait(0.2)
+            inbox.put(tx, "A", {}, "webhook", NOON)
+        assert second.result(timeout=60) == 1
+
+
+def test_a_restarted_database_is_used_again(postgresql: PostgresqlServer) -> None:
+    with closing(Store.open(postgresql.new_database())) as store:
+        with store.transaction() as tx:
+            inbox.put(tx, "before", {}, "webhook", NOON)
+        with pytest.raises(DBAPIError), store.transaction() as tx:
+            inbox.put(tx, "cut off", {}, "webhook", NOON)
+            postgresql.restart()
+            inbox.put(tx, "cut off too", {}, "webhook", NOON)
+        with store.transaction() as tx:
+            inbox.put(tx, "after", {}, "webhook", NOON)
+        with store.reading() as tx:
+            assert [event.action for event in inbox.pending(tx)] == ["before", "after"]
 
 
 def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
@@ -137,6 +172,40 @@ def test_a_moment_without_zone_is_refused(store: Store) -> None:
         projects.update(tx, 7, train_requested_at=datetime(2026, 1, 2))
 
 
+PAIR, SMILE = "\ud83d\ude00", "\U0001f600"
+ODD = f"cut \ud83d, {PAIR} whole, \0 nothing, \u4e2d"
+ROW = {"project": 7, "id": 1, "image": "a\0b", "created_at": None, "width_px": None,
+       "height_px": None, "problem": None}  # fmt: skip
+
+
+def test_texts_that_a_database_cannot_hold_are_made_holdable(store: Store) -> None:
+    with store.transaction() as tx:
+        kept = inbox.put(tx, "A\0", {"text": ODD}, "webhook", NOON)
+        projects.update(tx, 7, title=ODD)
+        statements.upsert(tx, schema.tasks, [ROW, {**ROW, "id": 2, "image": "a.jpg"}])
+    with store.reading() as tx:
+        project, event = projects.get(tx, 7), inbox.get(tx, kept)
+        images = tx.execute(select(schema.tasks.c.image).order_by(schema.tasks.c.id)).scalars()
+        assert [*images] == ["a\ufffdb", "a.jpg"]
+    assert project is not None
+    assert project.title == f"cut \ufffd, {SMILE} whole, \ufffd nothing, \u4e2d"
+    assert event is not None
+    assert (event.action, event.payload) == ("A\ufffd", {"text": ODD.replace(PAIR, SMILE)})
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_figure_that_is_none_is_refused(store: Store, number: float) -> None:
+    unkept = pytest.raises((StatementError, ValueError), match="not JSON compliant")
+    with unkept, store.transaction() as tx:
+        inbox.put(tx, "A", {"loss": number}, "webhook", NOON)
+
+
+def test_an_error_does_not_tell_what_was_to_be_kept(store: Store) -> None:
+    with pytest.raises(DBAPIError) as raised, store.transaction() as tx:
+        projects.add(tx, dataclasses.replace(PROJECT, title="hunter2"))
+    assert "hunter2" not in str(raised.value)
+
+
 def test_foreign_keys_hold(empty: Store) -> None:
     with pytest.raises(DBAPIError), empty.transaction() as tx:
         tx.execute(schema.versions.insert(), {"project": 99, "number": 1, "state": "champion"})
@@ -147,7 +216,7 @@ def test_foreign_keys_hold(empty: Store) -> None:
     [
         (records.Project, schema.projects, set()),
         (records.Task, schema.tasks, set()),
-        (records.Annotation, schema.annotation_states, set()),
+        (records.Annotation, schema.annotation_states, {"learned_at"}),
         (records.ProposedRegion, schema.proposed_regions, {"linked"}),
         (records.Interaction, schema.interactions, {"id"}),
         (records.WeakLabel, schema.weak_labels, {"id"}),

@@ -1,0 +1,104 @@
+"""Pruning against the real store and real files: what is referred to serves on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.errors import CorruptVersion, UnknownThing
+from backend.records import Annotation, Interaction, Version
+from backend.steps import projects
+from backend.steps.prune import prune
+from backend.store import annotations, learning, versions
+from backend.store import projects as project_rows
+from backend.wiring import Services
+from models.saving import PIXELS_FILE
+from tests.steps.conftest import NOW
+
+WEIGHTS, PIXELS = 1000, 5000
+
+
+def write(folder: Path) -> None:
+    (folder / "weights").write_bytes(bytes(WEIGHTS))
+    (folder / "part").mkdir()
+    (folder / "part" / PIXELS_FILE).write_bytes(bytes(PIXELS))
+
+
+@pytest.fixture
+def seven(services: Services) -> Services:
+    """Seven versions; v5 is the champion, v6 and v7 were rejected."""
+    for number in range(1, 8):
+        services.registry.save(1, number, write)
+        with services.store.transaction() as tx:
+            assert versions.next_number(tx, 1) == number
+            versions.add(tx, Version(1, number, "rejected", "advcam", f"s{number}", NOW))
+    for number in (3, 4, 5):
+        projects.activate(services, 1, number)
+    return services
+
+
+def annotate(services: Services, id: int, region: str, *, version: int | None) -> None:
+    state = Annotation(id, 1, 11, NOW, ({"id": region},), was_cancelled=version is None)
+    told = [
+        Interaction(1, 11, id, "crack", "accepted", 1.0, 0, 0, 2.0, 1, version, 1.0, NOW)
+    ]  # fmt: skip
+    with services.store.transaction() as tx:
+        annotations.put(tx, state)
+        learning.replace(tx, id, 1, 11, told if version else [], [], [])
+
+
+def states(services: Services) -> dict[int, str]:
+    with services.store.reading() as tx:
+        return {v.number: v.state for v in versions.list(tx, 1)}
+
+
+def test_only_what_nobody_refers_to_goes(seven: Services) -> None:
+    annotate(seven, 1, "own", version=3)
+    annotate(seven, 2, "v1-11-1", version=None)  # skipped: it taught nothing, but holds a region
+    with seven.store.transaction() as tx:
+        project_rows.update(tx, 1, published="v4.2")
+    done = prune(seven, 1, keep=2)
+    assert (done.removed, done.slimmed) == ((2,), (1, 3, 4))
+    assert WEIGHTS + PIXELS < done.freed_bytes - 3 * PIXELS < WEIGHTS + PIXELS + 1000
+    assert seven.registry.list(1) == [1, 3, 4, 5, 6, 7]
+    assert states(seven)[2] == "pruned"
+    assert (seven.registry.folder(1, 5) / "part" / PIXELS_FILE).exists()
+    assert (seven.registry.folder(1, 6) / "part" / PIXELS_FILE).exists()
+    assert not (seven.registry.folder(1, 3) / "part" / PIXELS_FILE).exists()
+    again = prune(seven, 1, keep=2)
+    assert (again.removed, again.slimmed, again.freed_bytes) == ((), (), 0)
+
+
+def test_a_slim_version_can_be_activated_and_a_pruned_one_cannot(seven: Services) -> None:
+    annotate(seven, 1, "own", version=3)
+    prune(seven, 1, keep=1)
+    assert projects.activate(seven, 1, 3).number == 3
+    with pytest.raises(UnknownThing, match="pruned"):
+        projects.activate(seven, 1, 2)
+    with pytest.raises(UnknownThing, match="pruned"), seven.store.transaction() as tx:
+        projects.promote(tx, 1, 2)
+    assert states(seven)[3] == "champion"
+
+
+def test_a_crash_between_record_and_files_is_made_good(
+    seven: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(project: int, number: int) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(seven.registry, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            prune(seven, 1, keep=3)
+    assert prune(seven, 1, keep=3).removed == (1, 2, 3, 4)
+    assert seven.registry.list(1) == [5, 6, 7]
+
+
+def test_a_damaged_version_is_refused_and_the_champion_serves_on(seven: Services) -> None:
+    (seven.registry.folder(1, 7) / "weights").write_bytes(b"damaged")
+    with pytest.raises(CorruptVersion, match=r"weights was changed: SHA-256 \w{64} was written"):
+        projects.activate(seven, 1, 7)
+    assert projects.require(seven, 1).champion == 5
+    assert seven.registry.folder(1, 5).is_dir()
+    assert states(seven)[7] == "rejected"
