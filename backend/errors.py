@@ -12,7 +12,8 @@ LabelclimbError
 |-- QueueError             Redis is down                            (503)
 |-- ChildFailed            a supervised process died or never woke  (500)
 |-- VersionExists          a version's number is taken              (409)
-`-- CorruptVersion         a version's files do not match digests   (500)
+|-- CorruptVersion         a version's files do not match digests   (500)
+`-- StorageError           no room for versions, or no way to them  (503)
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class CorruptVersion(LabelclimbError):
     """A version's files are missing or do not match their digests."""
 
 
+class StorageError(LabelclimbError):
+    """The place of the versions is full, or cannot be reached."""
+
+
 HTTP_STATUS: dict[type[LabelclimbError], int] = {
     SettingsError: 500,
     InvalidPayload: 400,
@@ -86,4 +91,5 @@ HTTP_STATUS: dict[type[LabelclimbError], int] = {
     ChildFailed: 500,
     VersionExists: 409,
     CorruptVersion: 500,
+    StorageError: 503,
 }

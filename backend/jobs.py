@@ -36,6 +36,13 @@ def propose(project: int, number: int, tasks: list[int]) -> None:
     propose_ids(services(), project, number, tasks)
 
 
+def see(project: int, number: int, task: int, iterations: int | None) -> None:
+    """Look at a task with a version, so that a person's click can be answered."""
+    from backend.steps.seeing import see as see_step
+
+    see_step(services(), project, number, task, iterations)
+
+
 def train(project: int, snapshot: str) -> None:
     """Train and judge one version; its fate can be watched in the store."""
     from backend.steps.train import run

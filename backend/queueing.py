@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import LockError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as RedisRetry
-from rq import Callback, Queue, Retry
+from rq import Callback, Queue, Retry, Worker
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
@@ -148,6 +149,27 @@ class Queues:
             return {
                 queue.name: queue.count + queue.scheduled_job_registry.count for queue in queues
             }
+
+    def workers(self, host: str | None = None) -> dict[str, int]:
+        """Return the number of living workers by queue, of one host or of all.
+
+        A killed one counts for a minute or two.
+        """
+        with self._translated():
+            found = Worker.all(connection=self._redis, serializer=JSONSerializer)
+            living = [worker for worker in found if host in (None, worker.hostname)]
+            return dict(Counter(name for worker in living for name in worker.queue_names()))
+
+    def beat(self, name: str) -> None:
+        """Leave a sign of life of a process that is no worker."""
+        with self._translated():
+            self._redis.set(f"labelclimb:beat:{name}", repr(time.time()))
+
+    def beat_age_s(self, name: str) -> float | None:
+        """Return how long ago a process gave its last sign of life, None when it gave none."""
+        with self._translated():
+            found = self._redis.get(f"labelclimb:beat:{name}")
+            return None if found is None else max(0.0, time.time() - float(found))
 
     def failures(self) -> dict[str, str]:
         """Return {job id: the last line of its error} of the jobs whose retries are used up."""

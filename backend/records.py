@@ -11,7 +11,8 @@ OutcomeKind = Literal["accepted", "modified", "rejected", "missed"]
 WeakLabelSource = Literal[
     "click", "accepted", "added", "removed", "rejected", "missed", "background"
 ]
-VersionState = Literal["challenger", "champion", "rejected", "retired"]
+ReviewVerdict = Literal["accepted", "rejected"]
+VersionState = Literal["challenger", "champion", "rejected", "retired", "pruned"]
 JobState = Literal["queued", "running", "gating", "done", "failed", "cancelled"]
 
 
@@ -21,8 +22,9 @@ class Project:
 
     champion: number of the version in use, None before the first training.
     published: Label Studio's name of the predictions now shown ("v7", "v7.2"), None before.
-    revision: of `published`, from 1; pushing: a name being pushed, left over after a crash.
+    pushing: a name being pushed, left over after a crash.
     strategy, train_after, quiet_s, max_wait_s: see README and `loop.policy`.
+    strategy_options: those that were chosen, of `strategy`; the others are its defaults.
     train_requested_at: somebody pressed "Start Training" and no training has answered it yet.
     last_snapshot, last_snapshot_at: digest and moment of the newest training set.
     order_wanted, order_shown: count the requests for a new order and the last one published.
@@ -33,9 +35,9 @@ class Project:
     label_config: str
     champion: int | None = None
     published: str | None = None
-    revision: int = 0
     pushing: str | None = None
     strategy: str = "entropy"
+    strategy_options: Mapping[str, float | str] = field(default_factory=dict)
     train_after: int = 100
     quiet_s: float = 30.0
     max_wait_s: float = 900.0
@@ -62,7 +64,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Annotation:
-    """The newest known state of one annotation, as Label Studio wrote it."""
+    """The newest known state of one annotation, as Label Studio wrote it.
+
+    review: Enterprise's verdict on this very state, None while nobody has reviewed it.
+    """
 
     id: int
     project: int
@@ -75,6 +80,7 @@ class Annotation:
     annotator: int | None = None
     bulk: bool = False
     deleted: bool = False
+    review: ReviewVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,36 @@ class Interaction:
     version: int | None
     trust: float
     created_at: datetime
+
+
+@dataclass(frozen=True)
+class Work:
+    """How an annotation came about: what says how far to believe it (`loop.trust`).
+
+    seconds: Label Studio's `lead_time`, as it is; bulk: made from predictions, many at once.
+    is_unchanged: all stayed as proposed, and nothing was drawn or clicked.
+    review: of this very state, None without one.
+    """
+
+    annotation: int
+    annotator: int | None
+    begun_at: datetime
+    written_at: datetime
+    seconds: float | None
+    bulk: bool
+    is_unchanged: bool
+    review: ReviewVerdict | None = None
+
+
+@dataclass(frozen=True)
+class StrategyChoice:
+    """Since when the queue has been ordered by `acting`, and why when that is not `strategy`."""
+
+    project: int
+    at: datetime
+    strategy: str
+    acting: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,7 +233,10 @@ class Job:
 
 @dataclass(frozen=True)
 class InboxEvent:
-    """One acknowledged webhook or reconciled change, waiting for its worker."""
+    """One acknowledged webhook or reconciled change, waiting for its worker.
+
+    attempts: made or being made; project: None where the event names none.
+    """
 
     id: int
     action: str
@@ -206,3 +245,4 @@ class InboxEvent:
     source: Literal["webhook", "reconciler"] = "webhook"
     attempts: int = 0
     error: str | None = None
+    project: int | None = None

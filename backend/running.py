@@ -16,6 +16,7 @@ import structlog
 import uvicorn
 
 from backend.errors import QueueError, SettingsError
+from backend.health import local_url
 from backend.queueing import Queues, embedded_server
 from backend.settings import Settings, require_credentials_for_network
 from backend.steps import tick
@@ -25,6 +26,8 @@ from backend.web.app import create_app
 from backend.wiring import build
 
 TICK_S = 2.0
+AUTOGROUP = Path("/proc/self/autogroup")
+NICE = {EVENTS: 5, PUBLISH: 10, TRAIN: 15}  # added to the niceness of a worker of these queues
 
 log = structlog.get_logger(__name__)
 
@@ -53,15 +56,32 @@ def serve(settings: Settings) -> None:
     """Run the API; refuses a public address without chosen credentials."""
     require_credentials_for_network(settings)
     configure_logging(settings.log_level)
-    app = create_app(build(settings))
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning")
+    services = build(settings)
+    services.store.leave_checkpoints_to_others()  # an acknowledgement must not wait for one
+    app = create_app(services)
+    uvicorn.run(
+        app, host=settings.host, port=settings.port, log_level="warning", server_header=False
+    )
 
 
 def worker(settings: Settings, queues: Sequence[str], *, burst: bool = False) -> None:
     """Run an RQ worker; trainings get a fresh process each, other jobs keep models resident."""
     configure_logging(settings.log_level)
+    give_way(queues)
     fresh_process = TRAIN in queues
     build(settings).queues.run_worker(queues, burst=burst, fork=fresh_process)
+
+
+def give_way(queues: Sequence[str]) -> None:
+    """Let whoever waits for an answer go first: the API and events come before all computing.
+
+    Where Linux groups processes by session, the niceness of a process counts within its session
+    only; between sessions, and each of our parts has its own, the group's counts.
+    """
+    niceness = os.nice(max((NICE[name] for name in queues if name in NICE), default=0))
+    if os.getsid(0) == os.getpid():  # otherwise the session is somebody else's
+        with suppress(OSError):  # no such file: this kernel does not group
+            AUTOGROUP.write_text(str(niceness))
 
 
 def scheduler(settings: Settings) -> None:
@@ -74,10 +94,12 @@ def scheduler(settings: Settings) -> None:
     reconciled = -settings.reconcile_every_s
     while not stop.is_set():
         try:
+            tick.tick(services)  # first what is kept already, then what never arrived
             if time.monotonic() - reconciled >= settings.reconcile_every_s:
-                reconciled = time.monotonic()
-                tick.reconcile_all(services)
-            tick.tick(services)
+                is_first, reconciled = reconciled < 0, time.monotonic()
+                tick.reconcile_all(services, full=is_first)
+            tick.reconcile_wanted(services)
+            services.queues.beat("scheduler")
         except Exception:
             log.exception("tick failed; the next one comes")
         stop.wait(TICK_S)
@@ -101,8 +123,7 @@ def start_all(
         command, environ["REDIS_URL"] = embedded_server(settings.data_dir)
         refuse_second(settings.data_dir)
         supervisor.start(Child("redis", command, environ, _redis_answers(environ["REDIS_URL"])))
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    ready = {"api": answers(f"http://{host}:{settings.port}/health")}
+    ready = {"api": answers(f"{local_url(settings)}/health")}
     shared = {**_fair_threads(), **environ}
     children = [
         Child(name, [*labelclimb(), *arguments], shared, ready.get(name, lambda: True))

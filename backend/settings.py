@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 import models.base
 import strategies.base
 from backend.errors import SettingsError
+from backend.labelstudio.hosts import AllowedHost
 
 HIDDEN = "(hidden)"
 LONGEST_WAIT_S = 31_536_000.0  # a year
@@ -66,7 +67,10 @@ def _one_of(names: Callable[[], tuple[str, ...]]) -> Callable[[Any], Any]:
 def _hosts(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return tuple(host.strip().lower() for host in value.split(",") if host.strip())
+    entries = tuple(host.strip().lower() for host in value.split(",") if host.strip())
+    for entry in entries:
+        AllowedHost.parse(entry)
+    return entries
 
 
 def _weights(value: Any) -> Any:
@@ -75,12 +79,17 @@ def _weights(value: Any) -> Any:
     raise ValueError("no such file")
 
 
+def _folder_or_url(value: Any) -> Any:
+    return value if "://" in str(value) else Path(value)
+
+
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 Weights = Annotated[str | None, BeforeValidator(_weights)]
+FolderOrUrl = Annotated[Path | str, BeforeValidator(_folder_or_url)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 StrategyName = Annotated[str, BeforeValidator(_one_of(strategies.base.names))]
@@ -118,12 +127,26 @@ class Settings(BaseSettings):
         "a folder",
         "Folder of the database, images at rest, credentials and trained versions.",
     )
-    model_dir: Path = _setting(
+    model_dir: FolderOrUrl = _setting(
         "MODEL_DIR",
         lambda above: above["data_dir"] / "models",
-        "a folder",
-        "Folder of the trained versions.",
+        "a folder, or an address like s3://bucket/prefix",
+        "Where the trained versions are kept: a folder, or an object store for many machines.",
         shown="DATA_DIR/models",
+    )
+    max_version_cache_bytes: int = _setting(
+        "MAX_VERSION_CACHE_BYTES",
+        5_000_000_000,
+        "bytes, 0 or more",
+        "Room in DATA_DIR for versions read from an object store; the longest unused go first.",
+        ge=0,
+    )
+    keep_versions: int = _setting(
+        "KEEP_VERSIONS",
+        20,
+        "a number from 1",
+        "Newest versions of a project that pruning leaves whole; see operations.md.",
+        ge=1,
     )
     database_url: str = _setting(
         "DATABASE_URL",
@@ -182,7 +205,8 @@ class Settings(BaseSettings):
         "REDIS_URL",
         lambda above: f"redis://{above['redis_host'] or 'localhost'}:{above['redis_port']}/0",
         "redis://, rediss:// or unix://",
-        "Redis of the job queues. `up` starts its own when neither this nor REDIS_HOST is set.",
+        "Redis of the job queues. `up` starts its own when neither this nor REDIS_HOST is set, "
+        "and commands on the same DATA_DIR use it.",
         shown="redis://REDIS_HOST:REDIS_PORT/0",
         secret=True,
         pattern="^(redis|rediss|unix)://",
@@ -246,6 +270,56 @@ class Settings(BaseSettings):
         le=LONGEST_WAIT_S,
         allow_inf_nan=False,
     )
+    max_regions: int = _setting(
+        "MAX_REGIONS",
+        8,
+        "a number from 1 to 1000",
+        "Proposed regions per class and image; of more, the smallest are joined into one.",
+        ge=1,
+        le=1000,
+    )
+    bulk_trust: float = _setting(
+        "BULK_TRUST",
+        0.25,
+        "a number from 0 to 1",
+        "Trust in annotations made from predictions in bulk, or unchanged without a known time.",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+    )
+    fast_trust: float = _setting(
+        "FAST_TRUST",
+        0.5,
+        "a number from 0 to 1",
+        "Trust in annotations that were accepted suspiciously fast; see Trust below.",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+    )
+    fast_accept_s: float = _setting(
+        "FAST_ACCEPT_S",
+        2.0,
+        "seconds, 0 or more",
+        "An unchanged annotation that took less is suspiciously fast.",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    fast_accept_share: float = _setting(
+        "FAST_ACCEPT_SHARE",
+        0.2,
+        "a number from 0 to 1",
+        "So is one that took less than this share of its annotator's median for unchanged ones.",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+    )
+    fast_accept_run: int = _setting(
+        "FAST_ACCEPT_RUN",
+        10,
+        "a number from 0; 0 = no such rule",
+        "So are this many in a row that took less than twice FAST_ACCEPT_S each.",
+        ge=0,
+    )
     reconcile_every_s: float = _setting(
         "RECONCILE_EVERY_S",
         300.0,
@@ -279,11 +353,20 @@ class Settings(BaseSettings):
         "Room for downloaded images in DATA_DIR; the longest unused go first.",
         ge=0,
     )
+    max_heat_bytes: int = _setting(
+        "MAX_HEAT_BYTES",
+        2_000_000_000,
+        "bytes, 10000000 or more",
+        "Room for heat maps in DATA_DIR, from which clicks are answered at once; the longest "
+        "unused go first.",
+        ge=10_000_000,
+    )
     allowed_image_hosts: Hosts = _setting(
         "ALLOWED_IMAGE_HOSTS",
         (),
-        "host names, separated by commas",
-        "Hosts beside Label Studio from which images may be fetched.",
+        "host, host:port or host=private, separated by commas",
+        "Hosts beside Label Studio from which images may be fetched; =private for one on your own "
+        "network.",
     )
 
     @property

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from backend import credentials
+from backend import credentials, registry
 from backend.credentials import Credentials
+from backend.embedded_redis import running_server
+from backend.heat_maps import HeatMaps
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.images import ImageStore
 from backend.queueing import Queues
@@ -31,6 +33,7 @@ class Services:
     labelstudio: LabelStudio
     images: ImageStore
     residents: Residents
+    heat_maps: HeatMaps
     clock: Clock
 
     def close(self) -> None:
@@ -50,13 +53,17 @@ def build(settings: Settings) -> Services:
     labelstudio = LabelStudio(
         settings.label_studio_url, key.get_secret_value() if key is not None else None
     )
-    registry = Registry(settings.model_dir)
+    versions = registry.at(
+        settings.model_dir,
+        cache=settings.data_dir / "version-cache",
+        cache_bytes=settings.max_version_cache_bytes,
+    )
     return Services(
         settings=settings,
         credentials=credentials.load(settings),
         store=Store.open(settings.database_url),
-        registry=registry,
-        queues=Queues(settings.redis_url),
+        registry=versions,
+        queues=Queues(_redis_url(settings)),
         labelstudio=labelstudio,
         images=ImageStore(
             labelstudio,
@@ -66,6 +73,13 @@ def build(settings: Settings) -> Services:
             allowed_hosts=settings.allowed_image_hosts,
             max_cache_bytes=settings.max_cache_bytes,
         ),
-        residents=Residents(registry, device=settings.device),
+        residents=Residents(versions, device=settings.device),
+        heat_maps=HeatMaps(settings.data_dir / "heat", max_bytes=settings.max_heat_bytes),
         clock=utc_now,
     )
+
+
+def _redis_url(settings: Settings) -> str:
+    """Return the Redis that was named; else the one that `up` runs on the same data, if it does."""
+    found = running_server(settings.data_dir) if settings.own_redis else None
+    return found or settings.redis_url

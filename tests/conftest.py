@@ -9,13 +9,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import postgresql_server
 from tests.e2e import label_studio_server
 from tests.e2e.label_studio_server import LabelStudioServer
+from tests.postgresql_server import PostgresqlServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 SERVER_KEY = pytest.StashKey[LabelStudioServer]()
+SERVERS = ("integration", "e2e", "browser")  # marks of tests that start processes and wait
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that start servers in one process: they share Label Studio, and run first."""
+    waiting, quick = [], []
+    for item in items:
+        waits = any(item.get_closest_marker(name) for name in SERVERS)
+        (waiting if waits else quick).append(item)
+    for item in waiting:
+        item.add_marker(pytest.mark.xdist_group("servers"))
+    items[:] = [*waiting, *quick]
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +40,14 @@ def label_studio(
     _skip_or_fail(label_studio_server.missing())
     with label_studio_server.running(tmp_path_factory.mktemp("label-studio")) as server:
         request.config.stash[SERVER_KEY] = server
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """Give a real PostgreSQL server; a test makes a schema of its own in it."""
+    _skip_or_fail(postgresql_server.missing())
+    with postgresql_server.running() as server:
         yield server
 
 

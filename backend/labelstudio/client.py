@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from backend.errors import LabelStudioError
+from backend.labelstudio import batches, downloads
+from backend.labelstudio.batches import Row
+from backend.labelstudio.downloads import Download, Limits
 from backend.labelstudio.session import Clock, Session
 
 Json = dict[str, Any]
 
-PREDICTIONS_PER_CALL = 500
+PREDICTIONS_PER_CALL = 1000  # each call has all tasks of the project counted anew
 BYTES_PER_CALL = 32_000_000  # Label Studio's own limit is 250 MB; 48 MB took it 650 MB of memory
 FILES_PER_CALL = 50
+MOST_REFUSED = 50  # predictions of one import; beyond it something else is wrong
+DELETION_S, DELETION_S_EACH = 60.0, 0.02  # four times as long as was measured
 TASKS_PER_PAGE = 1000
 INVENTORY_FIELDS = (
     "id,data,created_at,updated_at,annotations_ids,total_annotations,"
@@ -78,6 +83,10 @@ class LabelStudio:
         """Return the release, as "1.23.2"."""
         return str(_object(self._call("GET", "/api/version")).get("release", "unknown"))
 
+    def me(self) -> Json:
+        """Return the user that the key belongs to."""
+        return _object(self._call("GET", "/api/current-user/whoami"))
+
     def create_project(self, title: str, label_config: str, **fields: Any) -> Json:
         """Create a project and return it."""
         body = {"title": title, "label_config": label_config, **fields}
@@ -102,7 +111,9 @@ class LabelStudio:
     def upload_images(self, project: int, files: Sequence[Path]) -> list[int]:
         """Upload image files and return the ids of their tasks, in the order of `files`."""
         ids: list[int] = []
-        for batch in _batches(files, lambda file: file.stat().st_size, FILES_PER_CALL):
+        for batch in batches.cut(
+            files, lambda file: file.stat().st_size, most=FILES_PER_CALL, most_bytes=BYTES_PER_CALL
+        ):
             # Label Studio reads one file per field name
             parts = {f"file{n}": (f.name, f.read_bytes()) for n, f in enumerate(batch)}
             ids += self._import(project, files=parts)
@@ -114,14 +125,22 @@ class LabelStudio:
         return [int(task) for task in answer["task_ids"]]
 
     def tasks(
-        self, project: int, *, include: str = INVENTORY_FIELDS, page_size: int = TASKS_PER_PAGE
+        self,
+        project: int,
+        *,
+        include: str = INVENTORY_FIELDS,
+        page_size: int = TASKS_PER_PAGE,
+        updated_after: datetime | None = None,
     ) -> Iterator[Json]:
-        """Yield all tasks with the named fields; never makes Label Studio call backends.
+        """Yield all tasks, or those updated after a moment, with the named fields.
 
-        (`GET /api/tasks/ID` does: for a task without a prediction.)
+        Makes Label Studio call backends only where `evaluate_predictions_automatically` is on.
+        (`GET /api/tasks/ID` does so for every task without a prediction.)
         """
         params: dict[str, Any] = {"project": project, "fields": "all", "include": include}
         params |= {"page_size": page_size, "resolve_uri": "false"}
+        if updated_after is not None:
+            params["query"] = _updated_after(updated_after)
         page, seen = 1, 0
         while True:
             answer = _object(self._call("GET", "/api/tasks", params={**params, "page": page}))
@@ -131,9 +150,15 @@ class LabelStudio:
                 return
             page += 1
 
-    def inventory(self, project: int) -> list[TaskInventory]:
-        """Return all tasks with the ids of their annotations; about 300 bytes each."""
-        return [_inventory(payload) for payload in self.tasks(project)]
+    def inventory(
+        self, project: int, *, updated_after: datetime | None = None
+    ) -> list[TaskInventory]:
+        """Return all tasks, or those updated after a moment, with the ids of their annotations.
+
+        About 300 bytes each.
+        """
+        found = self.tasks(project, updated_after=updated_after)
+        return [_inventory(payload) for payload in found]
 
     def get_annotation(self, annotation: int) -> Json:
         """Return an annotation with its result."""
@@ -164,24 +189,78 @@ class LabelStudio:
         self.get_project(project)  # a missing project answers 404 as well: let it say so
         return None
 
-    def import_predictions(self, project: int, predictions: Iterable[Mapping[str, Any]]) -> int:
-        """Import predictions ({"task", "result", "score", "model_version"}); return their number.
+    def serving_order(self, project: int, count: int) -> list[Json]:
+        """Return the first open tasks in the order of uncertainty sampling, with their scores.
 
-        Label Studio drops what it finds invalid without a word; then this raises, and some
-        predictions may have been stored: delete their model version before trying again.
+        `next_task` would lock the task for this user: others were not served it for a day.
         """
-        rows = [json.dumps(p, separators=(",", ":"), allow_nan=False).encode() for p in predictions]
+        fields = "id,predictions_score,is_labeled"
+        unlabeled = {"filter": "filter:tasks:completed_at", "operator": "empty",
+                     "type": "Datetime", "value": True}  # fmt: skip
+        query = {
+            "ordering": ["tasks:predictions_score"],
+            "filters": {"conjunction": "and", "items": [unlabeled]},
+        }
+        params = {"project": project, "fields": "all", "include": fields, "page_size": count}
+        answer = _object(
+            self._call("GET", "/api/tasks", params={**params, "query": json.dumps(query)})
+        )
+        return _objects(answer["tasks"])
+
+    def predictions(self, task: int) -> list[Json]:
+        """Return the predictions of a task, of all versions."""
+        return _objects(self._call("GET", "/api/predictions/", params={"task": task}))
+
+    def import_predictions(
+        self, project: int, predictions: Iterable[Mapping[str, Any]]
+    ) -> dict[int, str]:
+        """Import predictions ({"task", "result", "score", "model_version"}) of one version.
+
+        Returns {task: why} of those that Label Studio did not take, be it aloud or by dropping
+        them without a word; all others are stored. One batch is in memory at a time. Raises
+        LabelStudioError otherwise; then some may have been stored: delete their version first.
+        """
+        refused: dict[int, str] = {}
+        rows = map(batches.row, predictions)
+        for batch in batches.cut(
+            rows, lambda row: len(row.body), most=PREDICTIONS_PER_CALL, most_bytes=BYTES_PER_CALL
+        ):
+            refused |= self._import_batch(project, batch, MOST_REFUSED - len(refused))
+        return refused
+
+    def _import_batch(self, project: int, batch: Sequence[Row], bearable: int) -> dict[int, str]:
+        """Import one batch; of a refused one the halves, until it is known which task it was."""
         path = f"/api/projects/{project}/import/predictions"
-        headers = {"Content-Type": "application/json"}
-        for batch in _batches(rows, len, PREDICTIONS_PER_CALL):
-            body = b"[" + b",".join(batch) + b"]"
+        body = b"[" + b",".join(row.body for row in batch) + b"]"
+        try:
+            headers = {"Content-Type": "application/json"}
             answer = _object(self._call("POST", path, content=body, headers=headers))
-            if answer.get("created") != len(batch):
-                raise LabelStudioError(
-                    f"Label Studio stored {answer.get('created')} of {len(batch)} predictions for "
-                    f"project {project}; do they fit its label config?"
-                )
-        return len(rows)
+        except LabelStudioError as error:
+            if error.status != 400 or bearable < 1:
+                raise
+            if len(batch) == 1:
+                return {batch[0].task: str(error)}
+            half = len(batch) // 2
+            refused = self._import_batch(project, batch[:half], bearable)
+            return refused | self._import_batch(project, batch[half:], bearable - len(refused))
+        created = int(answer.get("created", -1))
+        return {} if created == len(batch) else self._dropped(project, batch, created)
+
+    def _dropped(self, project: int, batch: Sequence[Row], created: int) -> dict[int, str]:
+        """Return which predictions of a batch Label Studio did not store; it only counts them."""
+        names = "id,predictions_model_versions"
+        held = {
+            (int(task["id"]), name)
+            for task in self.tasks(project, include=names)
+            for name in str(task.get("predictions_model_versions") or "").split(",")
+        }
+        lost = [row.task for row in batch if (row.task, row.version) not in held]
+        if len(lost) != len(batch) - created:
+            raise LabelStudioError(
+                f"Label Studio stored {created} of {len(batch)} predictions for project {project}, "
+                f"but lacks those of {len(lost)} tasks; do they fit its label config?"
+            )
+        return dict.fromkeys(lost, "Label Studio dropped its prediction without a word")
 
     def model_versions(self, project: int) -> dict[str, int]:
         """Return {name: number of predictions} of the versions that the project holds."""
@@ -191,10 +270,15 @@ class LabelStudio:
         )
         return {str(row["model_version"]): int(row.get("count", 0)) for row in answer["static"]}
 
-    def delete_model_version(self, project: int, version: str) -> int:
-        """Delete all predictions of a version and return their number."""
+    def delete_model_version(self, project: int, version: str, *, count: int = 0) -> int:
+        """Delete all predictions of a version and return their number.
+
+        count: how many there are, since the wait for the answer grows with it.
+        """
         path, body = f"/api/projects/{project}/model-versions/", {"model_version": version}
-        return int(_object(self._call("DELETE", path, json=body)).get("deleted_predictions", 0))
+        timeout_s = DELETION_S + DELETION_S_EACH * count
+        answer = _object(self._call("DELETE", path, json=body, timeout=timeout_s))
+        return int(answer.get("deleted_predictions", 0))
 
     def connect_backend(self, project: int, url: str, *, title: str, **fields: Any) -> Json:
         """Connect an ML backend; Label Studio asks its /health and /setup meanwhile."""
@@ -237,31 +321,59 @@ class LabelStudio:
         """Delete a webhook."""
         self._call("DELETE", f"/api/webhooks/{webhook}/")
 
-    def add_local_storage(self, project: int, path: str, *, title: str = "images") -> Json:
+    def network_block(self, project: int, url: str) -> str | None:
+        """Return Label Studio's words when it refuses to call an address, None when it does not.
+
+        The backend and the webhook that are asked for are malformed on purpose: neither is made.
+        """
+        bad_backend = {"project": project, "url": url, "auth_method": "none of them"}
+        bad_webhook = {"project": project, "url": url, "headers": "none"}
+        for path, body in (("/api/ml/", bad_backend), ("/api/webhooks/", bad_webhook)):
+            try:
+                self._call("POST", path, json=body)
+            except LabelStudioError as error:
+                if error.status == 403:
+                    return str(error)
+                if error.status != 400:
+                    raise
+        return None
+
+    def list_local_storages(self, project: int) -> list[Json]:
+        """Return the project's Local Files storages."""
+        path = "/api/storages/localfiles/"
+        return _objects(self._call("GET", path, params={"project": project}))
+
+    def sync_local_storage(self, storage: int) -> int:
+        """Make a task of every file that a storage has and that is none yet; return how many."""
+        path = f"/api/storages/localfiles/{storage}/sync"
+        answer = _object(self._call("POST", path, json={}))
+        return int(answer.get("last_sync_count") or 0)
+
+    def add_local_storage(
+        self, project: int, path: str, *, title: str = "images", **fields: Any
+    ) -> Json:
         """Let a project serve files below `path`, a true subfolder of Label Studio's document root.
 
         Without it `/data/local-files/?d=` answers 404; nothing is imported.
         """
-        body = {"project": project, "path": path, "title": title, "use_blob_urls": True}
+        body = {"project": project, "path": path, "title": title, "use_blob_urls": True, **fields}
         return _object(self._call("POST", "/api/storages/localfiles/", json=body))
 
     def download(
-        self, location: str, *, max_bytes: int, allowed_hosts: Collection[str] = ()
-    ) -> bytes:
-        """Return the bytes at a path of Label Studio, or at an address of an allowed host."""
-        return self.session.download(location, max_bytes=max_bytes, allowed_hosts=allowed_hosts)
+        self, location: str, limits: Limits, *, etag: str | None = None
+    ) -> Download | None:
+        """Return the file at a path of Label Studio or an address of an allowed host.
+
+        None when `etag` still names its state.
+        """
+        return downloads.download(self.session, location, limits, etag=etag)
 
 
-def _batches(items: Sequence[Any], size: Any, count: int) -> Iterator[Sequence[Any]]:
-    """Cut into runs of at most `count` items and BYTES_PER_CALL bytes, at least one item each."""
-    start, total = 0, 0
-    for end, item in enumerate(items):
-        total += size(item)
-        if end > start and (end - start == count or total > BYTES_PER_CALL):
-            yield items[start:end]
-            start, total = end, size(item)
-    if start < len(items):
-        yield items[start:]
+def _updated_after(moment: datetime) -> str:
+    """Return the data manager's filter for tasks that were updated after a moment."""
+    value = moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    item = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime"}
+    return json.dumps({"filters": {"conjunction": "and", "items": [{**item, "value": value}]}})
 
 
 def _inventory(payload: Json) -> TaskInventory:

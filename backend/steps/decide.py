@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.loop import policy
-from backend.steps import queues
+from backend.steps import queues, taught
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, projects, publishing, tasks
 from backend.wiring import Services
@@ -38,7 +38,7 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
         project = projects.get(tx, project_id)
         if project is None:
             return policy.Decision(False, f"project {project_id} is not connected"), ""
-        written = annotation_rows.inventory(tx, project_id)
+        written = annotation_rows.learned(tx, project_id)  # by our clock: an outage ages nothing
         counts = learning.label_counts(tx, project_id)
         running = jobs.running(tx, project_id, "train")
     since = project.last_snapshot_at
@@ -70,9 +70,9 @@ def current_snapshot(services: Services, project_id: int) -> str:
 
 def _training_set(services: Services, project_id: int) -> tuple[str, bool]:
     with services.store.reading() as tx:
-        labels = learning.weak_labels(tx, project_id)
-        masks = learning.masks(tx, project_id)
-    return policy.snapshot_digest(labels, masks), bool(policy.trainable_classes(labels))
+        known = taught.training_set(tx, project_id, services.settings)
+    snapshot = policy.snapshot_digest(known.weak_labels, known.masks)
+    return snapshot, bool(policy.trainable_classes(known.weak_labels))
 
 
 def publication_due(services: Services, project_id: int) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection
 
 import strategies.base
-from backend.errors import UnknownThing
+from backend.errors import InvalidPayload, UnknownThing
 from backend.labelstudio import config as label_config
 from backend.records import Job, Project, Version
 from backend.registry import OWN_FILES
@@ -20,12 +22,17 @@ from backend.wiring import Services
 
 UNTRAINED = "untrained"  # what /setup answers before the first version
 
+log = structlog.get_logger(__name__)
+
 
 def adopt(services: Services, project_id: int, config_xml: str, title: str = "") -> Project:
     """Take a project in, or update what changed; raises LabelConfigError if it cannot be served."""
     label_config.parse(config_xml)
     with services.store.reading() as tx:
         known = projects.get(tx, project_id)
+    if known is None or known.label_config != config_xml:
+        for warning in label_config.explain(config_xml).warnings:
+            log.warning("label config", project=project_id, warning=warning)
     if known is None:
         return _add(services, project_id, config_xml, title)
     if known.label_config == config_xml and (not title or known.title == title):
@@ -87,12 +94,26 @@ def job(services: Services, job_id: str) -> Job:
     return found
 
 
-def choose_strategy(services: Services, project_id: int, name: str) -> Project:
-    """Change a project's strategy and have its queue ordered anew, without predicting again."""
+def choose_strategy(
+    services: Services,
+    project_id: int,
+    name: str | None = None,
+    options: Mapping[str, float | str] | None = None,
+) -> Project:
+    """Change a project's strategy and have its queue ordered anew, without predicting again.
+
+    name None: the strategy stays; options None: all by default. What the strategy does not know
+    raises InvalidPayload with what it does, a strategy that cannot be used too.
+    """
+    name = name or require(services, project_id).strategy
     if name not in strategies.base.names():
         known = ", ".join(strategies.base.names())
         raise UnknownThing(f"no strategy {name!r}; choose one of {known}")
-    change(services, project_id, strategy=name)
+    try:
+        strategies.base.complete(strategies.base.get(name), options or {})
+    except ValueError as error:
+        raise InvalidPayload(f"strategy {name}: {error}") from error
+    change(services, project_id, strategy=name, strategy_options=dict(options or {}))
     return rerank(services, project_id)
 
 

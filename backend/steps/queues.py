@@ -64,6 +64,30 @@ def propose_now(
     return services.queues.wait(job_id, timeout_s) == "finished"
 
 
+def see_now(
+    services: Services,
+    project: int,
+    number: int,
+    task: int,
+    iterations: int | None,
+    timeout_s: float,
+) -> bool:
+    """Have a task looked at for a person who clicked, before everything else; True when in time.
+
+    Raises QueueError when Redis is down.
+    """
+    job_id = f"see-{project}-{number}-{task}-{iterations or 0}"
+    services.queues.enqueue(
+        PUBLISH,
+        "backend.jobs.see",
+        job_id=job_id,
+        kwargs={"project": project, "number": number, "task": task, "iterations": iterations},
+        at_front=True,
+        timeout_s=PUBLISH_TIMEOUT_S,
+    )
+    return services.queues.wait(job_id, timeout_s) == "finished"
+
+
 def _try(
     services: Services, queue: str, name: str, job_id: str, timeout_s: int, **kwargs: int | str
 ) -> None:

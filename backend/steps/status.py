@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from sqlalchemy import Connection
 
-from backend.records import Job, Version
-from backend.steps import decide, projects
+from backend.errors import InvalidPayload
+from backend.loop.ranking import Ranking
+from backend.records import InboxEvent, Job, Task, Version
+from backend.steps import decide, order, projects
 from backend.store import annotations as annotation_rows
-from backend.store import inbox, jobs, learning, publishing, tasks, versions
+from backend.store import inbox, jobs, learning, publishing, reconciling, tasks, versions
 from backend.store import projects as project_rows
 from backend.wiring import Services
 
@@ -21,12 +24,15 @@ class Status:
     """One project at one moment.
 
     training: why it trains, or why not; outcomes: counts by what annotators did; waiting_events,
-    dead_events: of all projects, not handled yet and given up after several attempts.
+    dead_events: of all projects, not handled yet and given up after several attempts. received:
+    webhooks of this project that ever came; recovered: tasks, annotations and deletions whose
+    webhooks never did; given_up: dead events of this project. gone: Label Studio no longer has it.
     """
 
     project: int
     title: str
     strategy: str
+    strategy_options: Mapping[str, float | str]
     champion: str | None
     published: str | None
     tasks: int
@@ -36,17 +42,27 @@ class Status:
     outcomes: Mapping[str, int]
     waiting_events: int
     dead_events: int
+    received: int
+    recovered: int
+    given_up: int
+    reconciled_at: datetime | None
+    reconcile_error: str | None
+    gone: bool
     running: tuple[Job, ...]
     training: str
 
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """An open task and its published priority in [0, 1]."""
+    """An open task: its published priority in [0, 1], why it is there, its predicted seconds."""
 
     task: int
     priority: float
     problem: str | None
+    reason: str = ""
+    edit_seconds: float | None = None
+    edit_seconds_from: float | None = None
+    edit_seconds_to: float | None = None
 
 
 def of_project(services: Services, project_id: int) -> Status:
@@ -54,11 +70,13 @@ def of_project(services: Services, project_id: int) -> Status:
     project = projects.require(services, project_id)
     decision, _ = decide.training_decision(services, project_id)
     with services.store.reading() as tx:
+        reconciled = reconciling.get(tx, project_id)
         outcomes = Counter[str](i.outcome for i in learning.interactions(tx, project_id))
         return Status(
             project=project_id,
             title=project.title,
             strategy=project.strategy,
+            strategy_options=project.strategy_options,
             champion=f"v{project.champion}" if project.champion else None,
             published=project.published,
             tasks=len(tasks.all(tx, project_id)),
@@ -68,13 +86,28 @@ def of_project(services: Services, project_id: int) -> Status:
             outcomes=dict(outcomes),
             waiting_events=_events(tx, inbox.PENDING),
             dead_events=_events(tx, inbox.DEAD),
+            received=inbox.received(tx, project_id, "webhook"),
+            recovered=reconciled.recovered,
+            given_up=_events(tx, inbox.DEAD, project_id),
+            reconciled_at=reconciled.done_at,
+            reconcile_error=reconciled.error,
+            gone=reconciled.gone_at is not None,
             running=tuple(jobs.running(tx, project_id, "train")),
             training=decision.reason,
         )
 
 
-def _events(tx: Connection, state: str) -> int:
-    return sum(count for (found, _), count in inbox.counts(tx).items() if found == state)
+def _events(tx: Connection, state: str, project: int | None = None) -> int:
+    return sum(count for (found, _), count in inbox.counts(tx, project).items() if found == state)
+
+
+def events_of(services: Services, state: str, limit: int = 100) -> list[InboxEvent]:
+    """Return events that wait or are dead, oldest first, without their payloads."""
+    listed = {inbox.PENDING: inbox.pending, inbox.DEAD: inbox.dead}
+    if state not in listed:
+        raise InvalidPayload(f"state is {state!r}; expected one of {', '.join(listed)}")
+    with services.store.reading() as tx:
+        return [replace(event, payload={}) for event in listed[state](tx, limit)]
 
 
 def all_projects(services: Services) -> list[Status]:
@@ -106,5 +139,19 @@ def queue_of(services: Services, project_id: int) -> list[QueueEntry]:
     with services.store.reading() as tx:
         priorities = publishing.of(tx, project_id, project.published or "")
         waiting = tasks.open(tx, project_id)
-    entries = [QueueEntry(t.id, priorities.get(t.id, 0.0), t.problem) for t in waiting]
+    ranked = order.of_open(services, project, [t.id for t in waiting])
+    entries = [_entry(t, priorities.get(t.id, 0.0), ranked) for t in waiting]
     return sorted(entries, key=lambda entry: (-entry.priority, entry.task))
+
+
+def _entry(task: Task, priority: float, ranked: Ranking) -> QueueEntry:
+    low, high = ranked.difficulty.intervals.get(task.id, (None, None))
+    return QueueEntry(
+        task=task.id,
+        priority=priority,
+        problem=task.problem,
+        reason=ranked.reasons[task.id],
+        edit_seconds=ranked.edit_seconds.get(task.id),
+        edit_seconds_from=low,
+        edit_seconds_to=high,
+    )

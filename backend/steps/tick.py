@@ -8,10 +8,12 @@ import structlog
 
 from backend.errors import LabelclimbError, QueueError
 from backend.steps import decide, queues, reconcile
-from backend.store import inbox, jobs, projects
+from backend.store import inbox, jobs, projects, reconciling
 from backend.wiring import Services
 
 KEEP_DONE = timedelta(days=7)
+PAUSE = timedelta(seconds=10)  # between two comparisons that events asked for
+WOKEN = 200  # oldest events that workers are woken for in one tick; most have been already
 
 log = structlog.get_logger(__name__)
 
@@ -24,8 +26,9 @@ def tick(services: Services) -> None:
         log.warning("waiting for Redis; events are kept", reason=str(error))
         return
     with services.store.reading() as tx:
-        waiting = inbox.pending_ids(tx, limit=1000)
-        known = [project.id for project in projects.all(tx)]
+        waiting = inbox.pending_ids(tx, limit=WOKEN)
+        states = [reconciling.get(tx, project.id) for project in projects.all(tx)]
+        known = [state.project for state in states if state.gone_at is None]
     for event_id in waiting:
         queues.event(services, event_id)
     for project_id in known:
@@ -36,7 +39,7 @@ def tick(services: Services) -> None:
             log.warning("not looked after now", project=project_id, reason=str(error))
 
 
-def reconcile_all(services: Services) -> None:
+def reconcile_all(services: Services, *, full: bool = False) -> None:
     """Reconcile every project; one that Label Studio refuses does not hold up the others.
 
     Events that were handled long ago are forgotten here.
@@ -45,12 +48,26 @@ def reconcile_all(services: Services) -> None:
         inbox.forget_done(tx, services.clock() - KEEP_DONE)
         known = [project.id for project in projects.all(tx)]
     for project_id in known:
-        try:
-            found = reconcile.reconcile(services, project_id)
-        except LabelclimbError as error:
-            log.warning("not reconciled", project=project_id, reason=str(error))
-        else:
-            log.info("reconciled", project=project_id, **vars(found))
+        _reconcile(services, project_id, full=full)
+
+
+def reconcile_wanted(services: Services) -> None:
+    """Reconcile where an event could not be understood alone; a moment's events are one."""
+    latest = services.clock() - PAUSE
+    with services.store.reading() as tx:
+        states = [reconciling.get(tx, project.id) for project in projects.all(tx)]
+    for state in states:
+        if state.due and (state.tried_at is None or state.tried_at <= latest):
+            _reconcile(services, state.project, full=False)
+
+
+def _reconcile(services: Services, project_id: int, *, full: bool) -> None:
+    try:
+        found = reconcile.reconcile(services, project_id, full=full)
+    except LabelclimbError as error:
+        log.warning("not reconciled", project=project_id, reason=str(error))
+    else:
+        log.info("reconciled", project=project_id, **vars(found))
 
 
 def note_dead_jobs(services: Services, project_id: int) -> None:

@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, or_, select
 
-from backend.records import Annotation
-from backend.store import statements
-from backend.store.schema import annotation_states, interactions, masks, tasks, weak_labels
+from backend.records import Annotation, ReviewVerdict
+from backend.store import graves, statements
+from backend.store.schema import (
+    annotation_states,
+    interactions,
+    masks,
+    reviews,
+    tasks,
+    weak_labels,
+)
 
 NO_TASK = 0  # the task in the tombstone of an annotation that was never seen alive
+REVIEW_SLACK = timedelta(seconds=5)  # saving a review may touch the annotation
 
 
-def put(tx: Connection, annotation: Annotation) -> bool:
+def put(
+    tx: Connection,
+    annotation: Annotation,
+    *,
+    learned_at: datetime | None = None,
+    seen_at: datetime | None = None,
+) -> bool:
     """Store a state; False when it is stale: known already, older than the known one or its task.
 
     Label Studio gives ids of deleted tasks to new ones, so an annotation that is older than its
-    task belongs to a former task of that id.
+    task, or whose task is buried, belongs to a former task of that id. `review` is not taken from
+    the state but from the reviews. learned_at: by our clock, `updated_at` otherwise. seen_at: when
+    Label Studio itself, asked, said that the annotation exists: that outlives an older grave.
     """
     known = get(tx, annotation.id)
-    if known == annotation or _older_than_its_task(tx, annotation):
+    if known is not None and known == replace(annotation, review=known.review):
         return False
-    statement = statements.insert(tx, annotation_states).values(_row(annotation))
+    if _is_of_a_former_task(tx, annotation):
+        return False
+    row = {**_row(reviewed(tx, annotation)), "learned_at": learned_at or annotation.updated_at}
+    statement = statements.insert(tx, annotation_states).values(row)
     new = statement.excluded
-    known_at = annotation_states.c.updated_at
-    alive = annotation_states.c.deleted.is_(False)
-    newer = or_(and_(alive, new.updated_at >= known_at), new.created_at > known_at)
+    known_at, deleted = annotation_states.c.updated_at, annotation_states.c.deleted
+    newer = or_(and_(deleted.is_(False), new.updated_at >= known_at), new.created_at > known_at)
+    if seen_at is not None:
+        newer = or_(newer, and_(deleted.is_(True), known_at < seen_at))
     changed = {
         column.name: new[column.name] for column in annotation_states.c if column.name != "id"
     }
@@ -36,6 +57,44 @@ def put(tx: Connection, annotation: Annotation) -> bool:
         index_elements=[annotation_states.c.id], set_=changed, where=newer
     )
     return tx.execute(written.returning(annotation_states.c.id)).one_or_none() is not None
+
+
+def reviewed(tx: Connection, annotation: Annotation) -> Annotation:
+    """Return a state with the verdict that reviewers gave on it, whenever the review came.
+
+    A review speaks of what its reviewer saw: a state that is newer than it is not reviewed.
+    """
+    found = tx.execute(select(reviews).where(reviews.c.annotation == annotation.id)).one_or_none()
+    is_meant = found is not None and found.at + REVIEW_SLACK >= annotation.updated_at
+    return replace(annotation, review=found.verdict if found and is_meant else None)
+
+
+def review(
+    tx: Connection, id: int, verdict: ReviewVerdict | None, at: datetime, review: int | None = None
+) -> None:
+    """Keep the newest review of an annotation, known or not; review: its own id."""
+    statement = statements.insert(tx, reviews)
+    row = {"annotation": id, "review": review, "verdict": verdict, "at": at}
+    changed = {name: statement.excluded[name] for name in ("review", "verdict", "at")}
+    newer = statement.excluded.at >= reviews.c.at
+    keys = [reviews.c.annotation]
+    tx.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed, where=newer), row)
+    _judge(tx, id)
+
+
+def withdraw_reviews(tx: Connection, ids: Iterable[int]) -> None:
+    """Forget reviews by their own ids."""
+    for chunk in statements.chunks(ids):
+        gone = reviews.delete().where(reviews.c.review.in_(chunk))
+        for annotation in tx.scalars(gone.returning(reviews.c.annotation)).all():
+            _judge(tx, annotation)
+
+
+def _judge(tx: Connection, id: int) -> None:
+    known = get(tx, id)
+    if known is not None:
+        chosen = annotation_states.update().where(annotation_states.c.id == id)
+        tx.execute(chosen.values(review=reviewed(tx, known).review))
 
 
 def get(tx: Connection, id: int) -> Annotation | None:
@@ -80,6 +139,19 @@ def inventory(tx: Connection, project: int) -> dict[int, datetime]:
     return {row.id: row.updated_at for row in tx.execute(found)}
 
 
+def owners(tx: Connection, project: int) -> dict[int, int]:
+    """Return {id: task} of a project's annotations that are not deleted."""
+    found = _living(project).with_only_columns(annotation_states.c.id, annotation_states.c.task)
+    return {row.id: row.task for row in tx.execute(found)}
+
+
+def learned(tx: Connection, project: int) -> dict[int, datetime]:
+    """Return {id: when we learned its newest state, by our clock} of those not deleted."""
+    at = annotation_states.c.learned_at
+    found = _living(project).with_only_columns(annotation_states.c.id, at)
+    return {row.id: row.learned_at for row in tx.execute(found.where(at.is_not(None)))}
+
+
 def _living(project: int) -> Any:
     return select(annotation_states).where(
         annotation_states.c.project == project, annotation_states.c.deleted.is_(False)
@@ -95,12 +167,14 @@ def _row(annotation: Annotation) -> dict[str, Any]:
     return {**statements.values(annotation), "result": result}
 
 
-def _older_than_its_task(tx: Connection, annotation: Annotation) -> bool:
+def _is_of_a_former_task(tx: Connection, annotation: Annotation) -> bool:
     found = select(tasks.c.created_at).where(
         tasks.c.project == annotation.project, tasks.c.id == annotation.task
     )
-    created_at = tx.execute(found).scalar_one_or_none()
-    return created_at is not None and annotation.updated_at < created_at
+    row = tx.execute(found).one_or_none()
+    if row is not None:
+        return row.created_at is not None and bool(annotation.updated_at < row.created_at)
+    return graves.holds(tx, annotation.project, annotation.task)
 
 
 def _alive(tx: Connection, project: int, ids: list[int]) -> list[int]:

@@ -101,9 +101,9 @@ projects = Table(
     _text("label_config"),
     Column("champion", Whole),
     Column("published", Text),
-    _number("revision"),
     Column("pushing", Text),
     _text("strategy"),
+    Column("strategy_options", JSON, nullable=False),
     _number("train_after"),
     _float("quiet_s"),
     _float("max_wait_s"),
@@ -133,6 +133,7 @@ inbox = Table(
     Column("id", Whole, primary_key=True),
     _text("action"),
     Column("payload", JSON, nullable=False),
+    Column("project", Whole),
     Column("source", String(16), nullable=False),
     Column("state", String(16), nullable=False),
     _number("attempts"),
@@ -157,7 +158,59 @@ annotation_states = Table(
     Column("annotator", Whole),
     _flag("bulk"),
     _flag("deleted"),
+    Column("review", Text),
+    Column("learned_at", UtcDateTime),
     Index(None, "project", "task"),
+)
+
+reviews = Table(
+    "reviews",
+    metadata,
+    _number("annotation", key=True),
+    Column("review", Whole),
+    Column("verdict", Text),
+    Column("at", UtcDateTime, nullable=False),
+    Index(None, "review"),
+)
+
+task_graves = Table(
+    "task_graves",
+    metadata,
+    _number("project", key=True),
+    _number("id", key=True),
+    Column("buried_at", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime),
+)
+
+inventory = Table(
+    "inventory",
+    metadata,
+    _number("project", key=True),
+    _number("task", key=True),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+reconciliations = Table(
+    "reconciliations",
+    metadata,
+    _number("project", key=True),
+    Column("config_at", UtcDateTime),
+    Column("wanted_at", UtcDateTime),
+    Column("tried_at", UtcDateTime),
+    Column("begun_at", UtcDateTime),
+    Column("done_at", UtcDateTime),
+    Column("full_at", UtcDateTime),
+    Column("gone_at", UtcDateTime),
+    Column("error", Text),
+    _number("recovered"),
+)
+
+forgotten_events = Table(
+    "forgotten_events",
+    metadata,
+    _number("project", key=True),
+    Column("source", String(16), primary_key=True),
+    _number("count"),
 )
 
 interactions = Table(
@@ -258,6 +311,18 @@ versions = Table(
     Column("classes", JSON, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("gate", JSON, nullable=False),
+)
+
+strategy_choices = Table(
+    "strategy_choices",
+    metadata,
+    Column("id", Whole, primary_key=True),
+    _project(),
+    Column("at", UtcDateTime, nullable=False),
+    _text("strategy"),
+    _text("acting"),
+    _text("reason"),
+    Index(None, "project", "id"),
 )
 
 version_numbers = Table(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from fastapi import APIRouter, BackgroundTasks, Request
 from pydantic import BaseModel, Field
 
-from backend.errors import InvalidPayload
+from backend import facade
+from backend.facade import project_id
 from backend.labelstudio import config as label_config
-from backend.steps import intake, predict, projects, queues
+from backend.steps import intake, projects, queues
 from backend.web.access import services_of
 
 router = APIRouter()
@@ -20,15 +24,15 @@ JsonObject = dict[str, Any]
 class SetupRequest(BaseModel):
     """`project` is "<id>.<created>"; the rest of the body (tokens, host name) is not used."""
 
-    project: str
-    label_config: str = Field(alias="schema")
+    project: Any
+    label_config: str | None = Field(default=None, alias="schema")
 
 
 class PredictRequest(BaseModel):
     """Tasks to propose for; `params.context` holds prompts when a person clicked."""
 
-    tasks: list[JsonObject]
-    project: str | None = None
+    tasks: list[JsonObject] | JsonObject
+    project: Any = None
     label_config: str | None = None
     params: JsonObject | None = None
 
@@ -36,7 +40,7 @@ class PredictRequest(BaseModel):
 class ProjectRequest(BaseModel):
     """A request about one project."""
 
-    project: str
+    project: Any
 
 
 class JobRequest(BaseModel):
@@ -54,42 +58,53 @@ class ValidateRequest(BaseModel):
 class DuplicateRequest(BaseModel):
     """Two projects; the second is to start from the first one's champion."""
 
-    project_src: str
-    project_dst: str
+    project_src: Any
+    project_dst: Any
 
 
-@router.get("/")
-@router.get("/health")
+@router.api_route("/", methods=["GET", "HEAD"])
+@router.api_route("/health", methods=["GET", "HEAD"])
 async def health() -> JsonObject:
     """Answer from memory: Label Studio waits one second for this, often."""
-    return {"status": "UP", "model_class": "labelclimb"}
+    return facade.health()
 
 
 @router.post("/setup")
 def setup(body: SetupRequest, request: Request) -> JsonObject:
     """Take the project in, check its label config and name the version now shown."""
-    project = projects.adopt(services_of(request), project_id(body.project), body.label_config)
-    return {"model_version": projects.shown_version(project)}
+    return facade.setup(services_of(request), body.project, body.label_config)
 
 
 @router.post("/predict")
 def predict_tasks(body: PredictRequest, request: Request) -> JsonObject:
     """Return exactly one result per task, whatever happens to single tasks."""
-    services = services_of(request)
-    project = projects.require(services, _project_of(body))
-    context = (body.params or {}).get("context")
-    if context is not None:
-        return {"results": predict.answer_prompts(services, project, body.tasks, context)}
-    return {"results": predict.answer(services, project, body.tasks)}
+    results = facade.predict(
+        services_of(request),
+        body.tasks,
+        project=body.project,
+        label_config=body.label_config,
+        context=(body.params or {}).get("context"),
+    )
+    return {"results": results}
 
 
 @router.post("/webhook", status_code=201)
-def webhook(body: JsonObject, request: Request, later: BackgroundTasks) -> JsonObject:
-    """Keep the event, answer, and only then wake a worker: a Redis that hangs delays no answer."""
-    services = services_of(request)
-    event = intake.keep(services, body)
+async def webhook(request: Request, later: BackgroundTasks) -> JsonObject:
+    """Keep the event, answer, and only then wake a worker: a Redis that hangs delays no answer.
+
+    One thread of its own writes all events: no /predict takes its turn, and writers that wait for
+    SQLite's one lock would sleep longer than it is held.
+    """
+    services, body = services_of(request), await request.body()
+    loop = asyncio.get_running_loop()
+    event = await loop.run_in_executor(_inbox_writer(), intake.keep_text, services, body)
     later.add_task(queues.event, services, event)
     return {"status": "ok", "event": event}
+
+
+@lru_cache(maxsize=1)
+def _inbox_writer() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="inbox")
 
 
 @router.get("/versions")
@@ -107,9 +122,10 @@ def train(body: ProjectRequest, request: Request) -> JsonObject:
 
 @router.post("/validate")
 def validate(body: ValidateRequest) -> JsonObject:
-    """Say whether a label config can be served."""
+    """Say whether a label config can be served, and what of it may surprise."""
     parsed = label_config.parse(body.config)
-    return {"status": "ok", "classes": list(parsed.classes)}
+    warnings = label_config.explain(body.config).warnings
+    return {"status": "ok", "classes": list(parsed.classes), "warnings": list(warnings)}
 
 
 @router.post("/job_status")
@@ -132,20 +148,3 @@ def duplicate_model(body: DuplicateRequest, request: Request) -> JsonObject:
         services_of(request), project_id(body.project_src), project_id(body.project_dst)
     )
     return {"status": "ok", "version": number}
-
-
-def project_id(text: str) -> int:
-    """Return the id of "<id>.<created>"; raises InvalidPayload."""
-    head = text.partition(".")[0]
-    if not (head.isascii() and head.isdecimal()):
-        raise InvalidPayload(f"project is {text!r}; expected '<id>' or '<id>.<created>'")
-    return int(head)
-
-
-def _project_of(body: PredictRequest) -> int:
-    if body.project:
-        return project_id(body.project)
-    named: set[Any] = {task.get("project") for task in body.tasks}
-    if len(named) == 1 and isinstance(only := named.pop(), int):
-        return only
-    raise InvalidPayload("the body names no project; send `project` or `project` in each task")

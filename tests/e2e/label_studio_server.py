@@ -102,15 +102,18 @@ def template(cache: Path) -> Path:
 
 
 @contextmanager
-def started(data_folder: Path, log_file: Path) -> Iterator[LabelStudioServer]:
-    """Run Label Studio on a data folder until the block ends; raises StartFailed with its log."""
+def started(data_folder: Path, log_file: Path, **changes: str) -> Iterator[LabelStudioServer]:
+    """Run Label Studio on a data folder until the block ends; raises StartFailed with its log.
+
+    changes: of its environment.
+    """
     port = free_port(0)
     data_folder.mkdir(parents=True, exist_ok=True)
     with log_file.open("wb") as log:
         argv, environment = command(VENV, data_folder, port, EMAIL, PASSWORD, TOKEN)
         process = subprocess.Popen(
             argv,
-            env=environment,
+            env={**environment, **changes},
             cwd=data_folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

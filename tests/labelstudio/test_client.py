@@ -202,16 +202,70 @@ def test_predictions_go_in_batches_of_bounded_count_and_bytes(monkeypatch):
     server = Server(then=count)
     sizes = [1, 1, 1, 1, 90, 1, 200, 1]
     rows = [{"task": n, "r": "x" * size} for n, size in enumerate(sizes)]
-    assert server.client().import_predictions(1, rows) == 8
+    assert server.client().import_predictions(1, rows) == {}
     assert [row for body in server.bodies() for row in body] == rows
     assert [len(body) for body in server.bodies()] == [3, 1, 1, 1, 1, 1]
-    assert Server().client().import_predictions(1, []) == 0
+    assert Server().client().import_predictions(1, []) == {}
 
 
-def test_silently_dropped_predictions_raise():
-    server = Server(then=ok({"created": 1}, 201))
-    with pytest.raises(LabelStudioError, match="stored 1 of 2 predictions for project 9"):
-        server.client().import_predictions(9, [{"task": 1}, {"task": 2}])
+def test_one_batch_of_predictions_is_in_memory_at_a_time(monkeypatch):
+    monkeypatch.setattr(client, "PREDICTIONS_PER_CALL", 2)
+    server = Server(then=count)
+
+    def rows():
+        for n in range(6):
+            assert len(server.asked) == max(0, n - 1) // 2, "the batch before was sent first"
+            yield {"task": n}
+
+    assert server.client().import_predictions(1, rows()) == {}
+    assert len(server.asked) == 3
+
+
+def row(task):
+    return {"task": task, "model_version": "v1"}
+
+
+def test_silently_dropped_predictions_are_named():
+    versions = {1: "v1", 2: "v0", 3: "v0,v1"}
+    held = [{"id": n, "predictions_model_versions": names} for n, names in versions.items()]
+    server = Server(ok({"created": 2}, 201), ok({"tasks": held, "total": 3}))
+    refused = server.client().import_predictions(9, [row(1), row(2), row(3)])
+    assert refused == {2: "Label Studio dropped its prediction without a word"}
+
+
+def test_a_count_that_cannot_be_explained_raises():
+    server = Server(ok({"created": 1}, 201), ok({"tasks": [], "total": 0}))
+    with pytest.raises(
+        LabelStudioError, match="stored 1 of 2 predictions for project 9, but lacks"
+    ):
+        server.client().import_predictions(9, [row(1), row(2)])
+
+
+def test_the_one_that_spoils_a_whole_batch_is_found():
+    def answer(request):
+        tasks = [row["task"] for row in json.loads(request.content)]
+        return ok({"detail": "task 5 not found"}, 400) if 5 in tasks else count(request)
+
+    server = Server(then=answer)
+    refused = server.client().import_predictions(1, map(row, range(8)))
+    assert list(refused) == [5]
+    assert "task 5 not found" in refused[5]
+    sent = [body for body in server.bodies() if 5 not in [row["task"] for row in body]]
+    assert sorted(row["task"] for body in sent for row in body) == [0, 1, 2, 3, 4, 6, 7]
+
+
+def test_a_refusal_of_everything_is_not_asked_about_for_ever(monkeypatch):
+    monkeypatch.setattr(client, "MOST_REFUSED", 3)
+    server = Server(then=ok({"detail": "no"}, 400))
+    with pytest.raises(LabelStudioError, match="no"):
+        server.client().import_predictions(1, map(row, range(100)))
+    assert len(server.asked) < 20
+
+
+def test_a_large_version_has_more_time_to_be_deleted():
+    server = Server(then=ok({"deleted_predictions": 10_000}))
+    assert server.client().delete_model_version(1, "v1", count=10_000) == 10_000
+    assert server.asked[0].extensions["timeout"]["read"] == 260
 
 
 def test_a_score_that_is_no_number_is_not_sent():

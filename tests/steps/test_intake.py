@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
 from typing import Any
 
 import pytest
 
-from backend.errors import InvalidPayload
+from backend.errors import InvalidPayload, UnknownThing
 from backend.labelstudio import rle
 from backend.records import WeakLabel
-from backend.steps import decide, intake, projects
+from backend.steps import decide, intake, learn, projects, status
 from backend.steps.publish import publish
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, jobs, learning, proposals, tasks
@@ -22,6 +25,7 @@ from backend.wiring import Services
 from tests.labelstudio import payloads
 from tests.steps.conftest import CONFIG, NOW
 from tests.steps.fake_label_studio import FakeLabelStudio
+from tests.steps.played_label_studio import click
 
 Body = dict[str, Any]
 PROJECT = {"id": 1, "title": "bridge", "label_config": CONFIG}
@@ -38,13 +42,6 @@ def written(
                   **fields}  # fmt: skip
     row = {"id": task, "data": {"image": f"/data/upload/1/{task}.jpg"}, "created_at": made}
     return {"action": action, "annotation": annotation, "task": row, "project": PROJECT}
-
-
-def click(label: str, x: float = 50.0, y: float = 50.0) -> Body:
-    value = {"x": x, "y": y, "width": 0.2, "keypointlabels": [label]}
-    return {"id": f"c-{label}-{x}", "type": "keypointlabels", "from_name": "point",
-            "to_name": "image", "original_width": 24, "original_height": 16,
-            "image_rotation": 0, "value": value, "origin": "manual"}  # fmt: skip
 
 
 def deliver(services: Services, *bodies: Body) -> None:
@@ -212,3 +209,193 @@ def test_a_config_that_cannot_be_served_waits_visibly(services: Services) -> Non
     assert known is not None
     assert known.label_config == CONFIG
     assert projects.require(services, 1).title == "bridge"
+
+
+TASK_DELETED = {"action": "TASKS_DELETED", "tasks": [{"id": 11}], "project": PROJECT}
+LATER = NOW + timedelta(hours=1)
+
+
+@pytest.fixture
+def an_hour_later(services: Services) -> Services:
+    """What webhooks say is received long after it happened."""
+    return replace(services, clock=lambda: LATER)
+
+
+@pytest.mark.parametrize(
+    "order", list(permutations([CREATED, UPDATED, TASK_DELETED, TASK_DELETED]))
+)
+def test_a_deleted_task_takes_all_with_it_and_no_late_event_brings_it_back(
+    an_hour_later: Services, order: tuple[Body, ...]
+) -> None:
+    deliver(an_hour_later, *order)
+    assert labels(an_hour_later) == []
+    with an_hour_later.store.reading() as tx:
+        assert tasks.get(tx, 1, 11) is None
+        assert annotation_rows.live(tx, 1) == []
+
+
+@pytest.mark.parametrize("order", list(permutations([CREATED, DELETED, UPDATED])))
+def test_an_event_that_comes_before_its_task_brings_it_along(
+    an_hour_later: Services, order: tuple[Body, ...]
+) -> None:
+    unknown = [written([click("crack")], task=77, id=601), *order]
+    deliver(an_hour_later, *unknown)
+    with an_hour_later.store.reading() as tx:
+        assert tasks.get(tx, 1, 77) is not None
+        assert [a.id for a in annotation_rows.live(tx, 1)] == [601]
+
+
+def test_a_repeated_request_that_named_another_annotation_first_has_one_effect(
+    services: Services,
+) -> None:
+    """Label Studio repeats whole requests: the first try's id may be given to another one."""
+    phantom = written([click("crack", 5.0)], task=12, created_at=NOW.isoformat())
+    real = written([click("crack", 90.0)], task=11, minute=1, created_at=LATER.isoformat())
+    real["annotation"]["updated_at"] = LATER.isoformat()
+    for order in ([phantom, real], [real, phantom], [phantom, real, phantom]):
+        deliver(services, *order)
+        assert [(label.task, label.x_px) for label in labels(services)] == [(11, 21.6)]
+
+
+def configured(config: str, minute: int, action: str = "PROJECT_UPDATED") -> Body:
+    at = (NOW + timedelta(minutes=minute)).isoformat()
+    return {"action": action, "project": {**PROJECT, "label_config": config, "updated_at": at}}
+
+
+RUST, SPALLING = (CONFIG.replace('"crack"', f'"{name}"') for name in ("rust", "spalling"))
+
+
+@pytest.mark.parametrize(
+    "order",
+    list(permutations([configured(CONFIG, 1), configured(RUST, 2), configured(SPALLING, 3)])),
+)
+def test_the_newest_label_config_wins_in_any_order(
+    services: Services, order: tuple[Body, ...]
+) -> None:
+    deliver(services, *order)
+    assert projects.require(services, 1).label_config == SPALLING
+
+
+def test_an_annotation_is_read_by_the_config_that_it_was_made_with(services: Services) -> None:
+    deliver(services, configured(RUST, 3), written([click("crack")]))
+    assert [label.class_name for label in labels(services)] == ["crack"]
+    assert projects.require(services, 1).label_config == RUST
+
+
+def review(accepted: bool, minute: int) -> Body:
+    at = (NOW + timedelta(minutes=minute)).isoformat()
+    row = {"id": 40 + minute, "annotation": 501, "accepted": accepted, "created_at": at}
+    return {"action": "REVIEW_CREATED", "review": row, "project": PROJECT}
+
+
+@pytest.mark.parametrize("order", list(permutations([CREATED, review(False, 1), review(True, 2)])))
+def test_the_newest_review_stays_with_the_annotation(
+    services: Services, order: tuple[Body, ...]
+) -> None:
+    deliver(services, *order)
+    with services.store.reading() as tx:
+        (annotation,) = annotation_rows.live(tx, 1)
+    assert annotation.review == "accepted"
+    deliver(services, {"action": "REVIEWS_DELETED", "reviews": [{"id": 42}], "project": PROJECT})
+    with services.store.reading() as tx:
+        assert [a.review for a in annotation_rows.live(tx, 1)] == [None]
+
+
+def test_a_deleted_project_is_noted_and_nothing_is_due_any_more(services: Services) -> None:
+    deliver(services, written([click("crack"), click("nothing here", 10.0)]))
+    deliver(services, {"action": "PROJECT_DELETED", "project": {"id": 1}})
+    shown = status.of_project(services, 1)
+    assert (shown.gone, shown.weak_labels) == (True, 2)
+    played: Any = services.queues
+    played.enqueued.clear()
+    deliver(services, {"action": "START_TRAINING", "project": PROJECT})
+    assert "train" not in [name for name, _ in played.enqueued]
+
+
+@pytest.mark.parametrize("action", ["LABEL_LINK_CREATED", "PROJECT_CREATED", "BRAND_NEW"])
+def test_events_that_are_not_used_are_done_and_change_nothing(
+    services: Services, action: str
+) -> None:
+    deliver(services, {"action": action, "project": {"id": 99, "label_config": CONFIG}})
+    with services.store.reading() as tx:
+        assert inbox.counts(tx) == {("done", "webhook"): 1}
+        assert [project.id for project in project_rows.all(tx)] == [1]
+
+
+def test_the_sdks_name_of_a_deletion_deletes(services: Services) -> None:
+    deliver(services, CREATED, {**DELETED, "action": "ANNOTATION_DELETED"})
+    assert labels(services) == []
+
+
+def test_an_event_that_kills_every_worker_is_given_up_and_can_be_tried_again(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = intake.receive(services, CREATED)
+    with monkeypatch.context() as patch:
+        patch.setattr(learn, "from_annotation", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        for _ in range(inbox.MAX_ATTEMPTS):
+            child = os.fork()
+            if child == 0:
+                intake.handle(services, event)
+                os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    intake.handle(services, event)
+    assert labels(services) == []
+    (dead,) = status.events_of(services, "dead")
+    assert (dead.id, dead.project) == (event, 1)
+    assert "no worker survived 5 attempts" in str(dead.error)
+    assert (status.of_project(services, 1).given_up, dead.payload) == (1, {})
+    intake.retry(services, event)
+    intake.handle(services, event)
+    assert len(labels(services)) == 1
+    for number, why in ((event, "is done"), (10**6, "is unknown")):
+        with pytest.raises(UnknownThing, match=why):
+            intake.retry(services, number)
+
+
+def test_a_failure_of_ours_is_raised_for_the_queue_and_noted(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    event = intake.receive(services, CREATED)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(learn, "from_annotation", fails)
+        intake.handle(services, event)
+    (waiting,) = status.events_of(services, "pending")
+    assert (waiting.error, waiting.attempts) == ("ZeroDivisionError: a bug", 1)
+    with pytest.raises(InvalidPayload, match="state is 'lost'; expected one of pending, dead"):
+        status.events_of(services, "lost")
+
+
+def test_of_a_burst_the_last_event_looks_at_what_is_due(services: Services) -> None:
+    events = [intake.receive(services, CREATED) for _ in range(3)]
+    looked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decide, "next_steps", lambda _, project: looked.append(project))
+        for number, event in enumerate(events, 1):
+            intake.handle(services, event)
+            assert looked == ([1] if number == 3 else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"", "no JSON"),
+        (b'{"action": "A"', "no JSON"),
+        (b'{"action": "\xff"}', "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b'["A"]', "a list; expected an object"),
+        (b'{"action": "A", "x": NaN}', "NaN is not a finite number"),
+        (b'{"action": "A", "x": 1e999}', "1e999 is not a finite number"),
+        (b'{"x": 1}', "no `action`"),
+    ],
+)
+def test_what_is_no_event_is_refused_with_the_reason(
+    services: Services, text: bytes, says: str
+) -> None:
+    with pytest.raises(InvalidPayload, match=says):
+        intake.keep_text(services, text)
+    with services.store.reading() as tx:
+        assert inbox.counts(tx) == {}

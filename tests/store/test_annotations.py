@@ -3,10 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import permutations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.store import Store, learning, tasks
+from backend.store import Store, graves, learning, schema, tasks
 from backend.store import annotations as annotation_rows
 from tests.store.examples import annotation, at, interaction, mask, task, weak_label
 
@@ -110,6 +111,99 @@ def test_an_annotation_older_than_its_task_belongs_to_a_former_task(store: Store
         tasks.upsert(tx, [task(created_at=at(3600))])
         assert not annotation_rows.put(tx, annotation())
         assert annotation_rows.put(tx, annotation(updated_at=at(3601)))
+
+
+def test_an_annotation_of_a_buried_task_stays_away_until_the_next_task_of_that_id(
+    store: Store,
+) -> None:
+    with store.transaction() as tx:
+        graves.bury(tx, 7, [10], at(90))
+        assert not annotation_rows.put(tx, annotation(updated_at=at(95)))
+        tasks.upsert(tx, graves.risen(tx, [task(created_at=at(100))])[0])
+        assert not annotation_rows.put(tx, annotation(updated_at=at(95)))
+        assert annotation_rows.put(tx, annotation(updated_at=at(101), created_at=at(101)))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_only_a_task_created_later_rises_from_the_grave(store: Store, known: bool) -> None:
+    """Of a known task its own creation decides, and our clock may be wrong; else our clock does."""
+    late_clock, early_clock = at(5000), at(-5000)
+    for buried_at in (late_clock, early_clock) if known else (at(50),):
+        with store.transaction() as tx:
+            tasks.upsert(tx, [task()] if known else [])
+            graves.bury(tx, 7, [10], buried_at)
+            tasks.delete(tx, 7, [10])
+            assert graves.risen(tx, [task()]) == ([], not known)
+            assert graves.risen(tx, [task(created_at=None)]) == ([], not known)
+            again = task(created_at=at(60))
+            assert graves.risen(tx, [again, task(id=11)]) == ([again, task(id=11)], False)
+            assert not graves.holds(tx, 7, 10)
+
+
+def test_what_label_studio_itself_shows_is_alive_unless_it_was_buried_since(store: Store) -> None:
+    state = annotation(created_at=at(60))
+    with store.transaction() as tx:
+        graves.bury(tx, 7, [10], at(90))
+        annotation_rows.delete(tx, 7, [5], at(90))
+        assert graves.risen(tx, [task()], at(89)) == ([], True)
+        assert not annotation_rows.put(tx, state, seen_at=at(89))
+        tasks.upsert(tx, graves.risen(tx, [task()], at(91))[0])
+        assert annotation_rows.put(tx, state, seen_at=at(91))
+        assert annotation_rows.live(tx, 7) == [state]
+
+
+def verdict(store: Store) -> str | None:
+    with store.reading() as tx:
+        known = annotation_rows.get(tx, 5)
+    assert known is not None
+    return known.review
+
+
+REVIEW_STEPS = {
+    "written": lambda tx: annotation_rows.put(tx, annotation()),
+    "rejected": lambda tx: annotation_rows.review(tx, 5, "rejected", at(70), 1),
+    "corrected": lambda tx: annotation_rows.put(tx, annotation(updated_at=at(80), result=())),
+    "accepted": lambda tx: annotation_rows.review(tx, 5, "accepted", at(90), 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (["written", "rejected"], "rejected"),
+        (["written", "rejected", "corrected"], None),
+        (["written", "rejected", "corrected", "accepted"], "accepted"),
+    ],
+)
+def test_a_review_speaks_of_the_state_that_its_reviewer_saw(
+    store: Store, steps: list[str], expected: str | None
+) -> None:
+    for order in permutations(steps):
+        with store.transaction() as tx:
+            tasks.forget_identity(tx, 7, [10])
+            tx.execute(schema.reviews.delete())
+            for step in order:
+                REVIEW_STEPS[step](tx)
+        assert verdict(store) == expected, order
+
+
+def test_a_review_that_is_taken_back_leaves_no_verdict(store: Store) -> None:
+    with store.transaction() as tx:
+        REVIEW_STEPS["written"](tx)
+        REVIEW_STEPS["accepted"](tx)
+        annotation_rows.withdraw_reviews(tx, [1])
+    assert verdict(store) == "accepted"
+    with store.transaction() as tx:
+        annotation_rows.withdraw_reviews(tx, [2])
+    assert verdict(store) is None
+
+
+def test_the_same_state_again_is_no_news_although_it_was_reviewed(store: Store) -> None:
+    with store.transaction() as tx:
+        assert annotation_rows.put(tx, annotation(), learned_at=at(200))
+        annotation_rows.review(tx, 5, "accepted", at(90), 2)
+        assert not annotation_rows.put(tx, annotation(), learned_at=at(300))
+        assert annotation_rows.learned(tx, 7) == {5: at(200)}
 
 
 def test_the_inventory_holds_the_living_of_one_project(store: Store) -> None:
