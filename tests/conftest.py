@@ -21,6 +21,7 @@ SERVER_KEY = pytest.StashKey[LabelStudioServer]()
 SERVERS = ("integration", "e2e", "browser")  # marks of tests that start processes and wait
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that start servers in one process: they share Label Studio, and run first."""
     waiting, quick = [], []

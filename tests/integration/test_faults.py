@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from redis import Redis
 
+from backend.labelstudio import rle
 from backend.records import ProposedRegion, Task, TaskEvidence, Version
 from backend.settings import Settings
 from backend.steps import decide, intake, projects, queues
@@ -235,13 +237,14 @@ class Served:
 def make_champion(services: Services, task_ids: list[int]) -> None:
     """A first version whose proposals are all computed: only publishing is left to do."""
     projects.adopt(services, 1, CONFIG, title="bridge")
+    outline = rle.to_bytes(rle.encode(np.ones((4, 6), dtype=np.bool_)))
     with services.store.transaction() as tx:
         tasks.upsert(tx, [Task(1, id, f"/data/upload/1/{id}.jpg", NOW) for id in task_ids])
         assert versions.next_number(tx, 1) == 1
         versions.add(tx, Version(1, 1, "challenger", "advcam", "s1", NOW, ("crack",)))
         for id in task_ids:
             evidence = TaskEvidence(1, id, 1, ("crack",), ((0.5 + id / 100,),), (0.0, 1.0), {})
-            region = ProposedRegion(f"v1-{id}-1", 1, id, 1, "crack", 4, 6, b"\x00\x00", 0.9)
+            region = ProposedRegion(f"v1-{id}-1", 1, id, 1, "crack", 4, 6, outline, 0.9)
             assert proposals.save(tx, 1, id, 1, [region], evidence)
         projects.promote(tx, 1, 1)
         projects.want_order(tx, 1)
