@@ -16,6 +16,7 @@ PYTHON := $(PYTHON)
 export PYTHON
 
 ARGS ?=
+SERVERS := integration or e2e or browser
 OURS := .venv
 THEIRS := .venv-label-studio
 DATA := $(wildcard ../shared/data)
@@ -32,7 +33,12 @@ demo:
 test:
 	@$(MAKE) --no-print-directory -j2 $(OURS)/.installed-test $(THEIRS)/.installed
 	@$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
+ifeq ($(ARGS),)
+	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -n 2 -m 'not ($(SERVERS))'
+	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -m '$(SERVERS)'
+else
+	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest $(ARGS)
+endif
 
 lint: $(OURS)/.installed-test
 	$(OURS)/bin/ruff check .

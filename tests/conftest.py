@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 SERVER_KEY = pytest.StashKey[LabelStudioServer]()
-SERVERS = ("integration", "e2e", "browser")  # marks of tests that start processes and wait
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that start servers in one process: they share Label Studio, and run first."""
-    waiting, quick = [], []
-    for item in items:
-        waits = any(item.get_closest_marker(name) for name in SERVERS)
-        (waiting if waits else quick).append(item)
-    for item in waiting:
-        item.add_marker(pytest.mark.xdist_group("servers"))
-    items[:] = [*waiting, *quick]
 
 
 @pytest.fixture(scope="session")
