@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from backend import cli, cli_order
@@ -169,7 +170,7 @@ def test_finished_tasks_are_reviewed(shown: Services) -> None:
 
 def command(services: Services, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     monkeypatch.setattr(cli_order, "open_services", lambda: services)
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(cli_order, "console", Console(width=300))
     done = CliRunner().invoke(cli.app, list(arguments), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
