@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
+from backend.errors import QueueError
 from backend.labelstudio import rle
 from backend.records import ProposedRegion, Task, TaskEvidence, Version
 from backend.settings import Settings
@@ -142,6 +143,14 @@ def test_an_event_is_kept_and_counts_once_although_its_acknowledgement_died(part
     assert truth(parts.services) == before
     with parts.services.store.reading() as tx:
         assert inbox.counts(tx) == {("done", "webhook"): 2}
+
+
+def redis_answers(parts: Parts) -> bool:
+    try:
+        parts.services.queues.ping()
+    except QueueError:
+        return False
+    return True
 
 
 def answers(parts: Parts) -> bool:
@@ -275,6 +284,7 @@ def test_publishing_that_was_killed_is_complete_and_not_doubled_after_a_restart(
     setattr(served, moment, kill)
     with served.running():
         parts.start("redis", "publish")
+        eventually(lambda: redis_answers(parts), "Redis")
         queues.publish(parts.services, 1)
         assert killed.wait(PATIENCE_S), "publishing never came so far"
         parts.kill("redis")  # `labelclimb up` starts again with an empty one
