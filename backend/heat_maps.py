@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ import cv2
 import numpy as np
 import structlog
 
+from backend import bounded_folder
 from models.base import ClassSpec
 from models.prompting.score_map import ScoreMap, Seen
 
@@ -84,7 +84,7 @@ class HeatMaps:
             is_due = self._written * SCANS_PER_ROOM >= self._max_bytes
             self._written = 0 if is_due else self._written
         if is_due:
-            self._evict()
+            bounded_folder.evict(self._folder, self._max_bytes, lambda at: at.st_mtime_ns)
 
     def _read(self, key: str) -> Seen | None:
         file = self._file(key)
@@ -109,30 +109,12 @@ class HeatMaps:
                 self._resident.popitem(last=False)
 
     def _write(self, file: Path, seen: Seen) -> int:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as new:
+        with bounded_folder.whole(file) as new:
             _encode(new, seen)
-        size = Path(new.name).stat().st_size
-        with suppress(FileNotFoundError):  # evicted already by others: the folder is full
-            Path(new.name).replace(file)
-        return size
+            return new.tell()
 
     def _file(self, key: str) -> Path:
         return self._folder / f"{key}.npz"
-
-    def _evict(self) -> None:
-        """Remove the longest unused files; one that is gone was another process's pick."""
-        found = []
-        for file in self._folder.iterdir():
-            with suppress(FileNotFoundError):
-                status = file.stat()
-                found.append((status.st_mtime_ns, status.st_size, file))
-        total = sum(size for _, size, _ in found)
-        for _, size, file in sorted(found):
-            if total <= self._max_bytes:
-                return
-            file.unlink(missing_ok=True)
-            total -= size
 
 
 def key(project: int, number: int, image: str, specs: Sequence[ClassSpec]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from backend import bounded_folder
 from backend.labelstudio.downloads import Download
 
 SUFFIX = ".image"
@@ -62,9 +62,9 @@ class ImageCache:
         if len(stored) > self._max_bytes:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._write(self._file(address), stored)
-            self._evict()
+            with bounded_folder.whole(self._file(address)) as new:
+                new.write(stored)
+            bounded_folder.evict(self._folder, self._max_bytes, lambda at: at.st_atime_ns)
         except OSError as error:
             log.warning("image cache not writable", folder=str(self._folder), reason=str(error))
 
@@ -85,34 +85,6 @@ class ImageCache:
         """Keep two moments with the file: last access for eviction, last check."""
         with suppress(OSError):  # evicted by others meanwhile
             os.utime(file, (time.time(), checked_s))
-
-    def _write(self, file: Path, stored: bytes) -> None:
-        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as new:
-            draft = Path(new.name)
-            try:
-                new.write(stored)
-                new.flush()
-                with suppress(FileNotFoundError):  # evicted already by others: the cache is full
-                    draft.replace(file)
-            finally:
-                draft.unlink(missing_ok=True)
-
-    def _evict(self) -> None:
-        """Remove the longest unused files until the cache is within its limit.
-
-        Other processes do the same at the same time: a file that is gone was their pick.
-        """
-        found = []
-        for file in self._folder.iterdir():
-            with suppress(FileNotFoundError):
-                status = file.stat()
-                found.append((status.st_atime_ns, status.st_size, file))
-        total = sum(size for _, size, _ in found)
-        for _, size, file in sorted(found):
-            if total <= self._max_bytes:
-                return
-            file.unlink(missing_ok=True)
-            total -= size
 
 
 def _packed(download: Download) -> bytes:
