@@ -5,100 +5,32 @@ The only place that reads the environment; `docs/settings.md` is this table, kep
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-import models.base
-import strategies.base
 from backend.errors import SettingsError
-from backend.labelstudio.hosts import AllowedHost
+from backend.records import Weighting
+from backend.settings_parts import (
+    LONGEST_WAIT_S,
+    FolderOrUrl,
+    Hosts,
+    HttpUrl,
+    LogLevel,
+    PipelineName,
+    StrategyName,
+    Weights,
+    default_backend_url,
+    default_text,
+    env_names,
+    extra,
+    setting,
+)
 
 HIDDEN = "(hidden)"
-LONGEST_WAIT_S = 31_536_000.0  # a year
-
-
-def _setting(
-    names: str,
-    default: Any,
-    wanted: str,
-    meaning: str,
-    *,
-    shown: str | None = None,
-    secret: bool = False,
-    **limits: Any,
-) -> Any:
-    """Describe a setting; a callable default gets the settings above it, `shown` documents it."""
-    made = {"default_factory": default} if callable(default) else {"default": default}
-    extra: Any = {"wanted": wanted, "shown": shown, "secret": secret}
-    aliases = AliasChoices(*names.split())
-    return Field(
-        validation_alias=aliases,
-        description=meaning,
-        json_schema_extra=extra,
-        repr=not secret,
-        **made,
-        **limits,
-    )
-
-
-def _http_url(value: Any) -> Any:
-    parts = urlsplit(str(value))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("not an http(s) address")
-    return str(value).rstrip("/")
-
-
-def _one_of(names: Callable[[], tuple[str, ...]]) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if value not in names():
-            raise ValueError(f"known: {', '.join(names())}")
-        return value
-
-    return check
-
-
-def _hosts(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    entries = tuple(host.strip().lower() for host in value.split(",") if host.strip())
-    for entry in entries:
-        AllowedHost.parse(entry)
-    return entries
-
-
-def _weights(value: Any) -> Any:
-    if value is None or value == "hub" or Path(str(value)).is_file():
-        return value
-    raise ValueError("no such file")
-
-
-def _folder_or_url(value: Any) -> Any:
-    return value if "://" in str(value) else Path(value)
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-HttpUrl = Annotated[str, BeforeValidator(_http_url)]
-Weights = Annotated[str | None, BeforeValidator(_weights)]
-FolderOrUrl = Annotated[Path | str, BeforeValidator(_folder_or_url)]
-Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
-StrategyName = Annotated[str, BeforeValidator(_one_of(strategies.base.names))]
-PipelineName = Annotated[str, BeforeValidator(_one_of(models.base.names))]
-
-
-def _default_backend_url(above: dict[str, Any]) -> str:
-    host = "127.0.0.1" if above["host"] in ("0.0.0.0", "::") else above["host"]  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{above['port']}"
 
 
 class Settings(BaseSettings):
@@ -108,47 +40,47 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=()
     )
 
-    label_studio_url: HttpUrl = _setting(
+    label_studio_url: HttpUrl = setting(
         "LABEL_STUDIO_URL LABEL_STUDIO_HOST",
         "http://localhost:8080",
         "an http or https address",
         "Address of Label Studio as this machine reaches it.",
     )
-    label_studio_api_key: SecretStr | None = _setting(
+    label_studio_api_key: SecretStr | None = setting(
         "LABEL_STUDIO_API_KEY",
         None,
         "a personal access token or a legacy token",
         "Key for Label Studio's API, from its page Account & Settings.",
         secret=True,
     )
-    data_dir: Path = _setting(
+    data_dir: Path = setting(
         "DATA_DIR",
         Path("labelclimb-data"),
         "a folder",
         "Folder of the database, images at rest, credentials and trained versions.",
     )
-    model_dir: FolderOrUrl = _setting(
+    model_dir: FolderOrUrl = setting(
         "MODEL_DIR",
         lambda above: above["data_dir"] / "models",
         "a folder, or an address like s3://bucket/prefix",
         "Where the trained versions are kept: a folder, or an object store for many machines.",
         shown="DATA_DIR/models",
     )
-    max_version_cache_bytes: int = _setting(
+    max_version_cache_bytes: int = setting(
         "MAX_VERSION_CACHE_BYTES",
         5_000_000_000,
         "bytes, 0 or more",
         "Room in DATA_DIR for versions read from an object store; the longest unused go first.",
         ge=0,
     )
-    keep_versions: int = _setting(
+    keep_versions: int = setting(
         "KEEP_VERSIONS",
         20,
         "a number from 1",
         "Newest versions of a project that pruning leaves whole; see operations.md.",
         ge=1,
     )
-    database_url: str = _setting(
+    database_url: str = setting(
         "DATABASE_URL",
         lambda above: f"sqlite:///{above['data_dir']}/labelclimb.db",
         "sqlite:///file or postgresql://user:password@host/name",
@@ -157,51 +89,51 @@ class Settings(BaseSettings):
         secret=True,
         pattern="^(sqlite|postgres)",
     )
-    host: str = _setting(
+    host: str = setting(
         "HOST",
         "127.0.0.1",
         "an address of this machine",
         "Address that `serve` listens on; see Credentials below before opening it to a network.",
         min_length=1,
     )
-    port: int = _setting(
+    port: int = setting(
         "PORT", 9090, "a number from 1 to 65535", "Port that `serve` listens on.", ge=1, le=65535
     )
-    backend_url: HttpUrl = _setting(
+    backend_url: HttpUrl = setting(
         "BACKEND_URL",
-        _default_backend_url,
+        default_backend_url,
         "an http or https address",
         "Address at which Label Studio reaches this backend; set it when they share no machine.",
         shown="http://HOST:PORT",
     )
-    basic_auth_user: str | None = _setting(
+    basic_auth_user: str | None = setting(
         "BASIC_AUTH_USER",
         None,
         "a name without a colon",
         "User that callers must give; made up and kept in DATA_DIR when unset.",
         pattern="^[^:]+$",
     )
-    basic_auth_pass: SecretStr | None = _setting(
+    basic_auth_pass: SecretStr | None = setting(
         "BASIC_AUTH_PASS",
         None,
         "a password",
         "Password that callers must give; made up and kept in DATA_DIR when unset.",
         secret=True,
     )
-    webhook_secret: SecretStr | None = _setting(
+    webhook_secret: SecretStr | None = setting(
         "WEBHOOK_SECRET",
         None,
         "a secret text",
         "Header value that webhooks must carry; made up and kept in DATA_DIR when unset.",
         secret=True,
     )
-    redis_host: str | None = _setting(
+    redis_host: str | None = setting(
         "REDIS_HOST", None, "a host name", "Redis, when REDIS_URL is not set.", min_length=1
     )
-    redis_port: int = _setting(
+    redis_port: int = setting(
         "REDIS_PORT", 6379, "a number from 1 to 65535", "Port of REDIS_HOST.", ge=1, le=65535
     )
-    redis_url: str = _setting(
+    redis_url: str = setting(
         "REDIS_URL",
         lambda above: f"redis://{above['redis_host'] or 'localhost'}:{above['redis_port']}/0",
         "redis://, rediss:// or unix://",
@@ -211,48 +143,62 @@ class Settings(BaseSettings):
         secret=True,
         pattern="^(redis|rediss|unix)://",
     )
-    log_level: LogLevel = _setting(
+    log_level: LogLevel = setting(
         "LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR", "How much is logged."
     )
-    device: str = _setting(
+    device: str = setting(
         "DEVICE",
         "auto",
         "auto, cpu, cuda or cuda:N",
         "Where networks run; auto takes a GPU when there is one.",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
     )
-    profile: Literal["cpu", "gpu"] = _setting(
+    profile: Literal["cpu", "gpu"] = setting(
         "PROFILE", "cpu", "cpu or gpu", "Size and length of trainings; gpu is the paper's."
     )
-    pipeline: PipelineName = _setting(
+    pipeline: PipelineName = setting(
         "PIPELINE",
         "auto",
         "the name of a pipeline",
         "How new versions turn images into masks; auto chooses for each class.",
     )
-    encoder_weights: Weights = _setting(
+    train_processes: int = setting(
+        "TRAIN_PROCESSES",
+        1,
+        "a number from 1",
+        "Processes that share one training, each on a GPU of its own; see operations.md.",
+        ge=1,
+    )
+    encoder_weights: Weights = setting(
         "ENCODER_WEIGHTS",
         None,
         "a safetensors file, or hub to let timm download",
         "Pretrained encoder; trainings start from random weights when unset.",
     )
-    seed: int = _setting(
+    seed: int = setting(
         "SEED", 0, "a number from 0", "Seed of trainings and strategies.", ge=0, lt=2**32
     )
-    strategy: StrategyName = _setting(
+    strategy: StrategyName = setting(
         "STRATEGY",
         "entropy",
         "the name of a strategy",
         "Order of tasks in newly connected projects.",
     )
-    train_after: int = _setting(
+    weighting: Weighting = setting(
+        "WEIGHTING",
+        "off",
+        "off, hard_first or curriculum",
+        "Finished tasks that trainings look at more often, in newly connected projects: those long "
+        "to edit, or first those short and later those long to edit; see strategies.md.",
+    )
+    train_after: int = setting(
         "TRAIN_AFTER",
         100,
         "a number from 1",
         "New weak labels that start a training, in newly connected projects.",
         ge=1,
     )
-    quiet_s: float = _setting(
+    quiet_s: float = setting(
         "QUIET_S",
         30.0,
         "seconds, 0 or more",
@@ -261,7 +207,7 @@ class Settings(BaseSettings):
         le=LONGEST_WAIT_S,
         allow_inf_nan=False,
     )
-    max_wait_s: float = _setting(
+    max_wait_s: float = setting(
         "MAX_WAIT_S",
         900.0,
         "seconds, 0 or more",
@@ -270,7 +216,14 @@ class Settings(BaseSettings):
         le=LONGEST_WAIT_S,
         allow_inf_nan=False,
     )
-    max_regions: int = _setting(
+    rollback: Literal["propose", "auto", "off"] = setting(
+        "ROLLBACK",
+        "propose",
+        "propose, auto or off",
+        "What follows when annotators take a new version's proposals clearly less than the former "
+        "one's, in newly connected projects; see operations.md.",
+    )
+    max_regions: int = setting(
         "MAX_REGIONS",
         8,
         "a number from 1 to 1000",
@@ -278,7 +231,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1000,
     )
-    bulk_trust: float = _setting(
+    bulk_trust: float = setting(
         "BULK_TRUST",
         0.25,
         "a number from 0 to 1",
@@ -287,7 +240,7 @@ class Settings(BaseSettings):
         le=1,
         allow_inf_nan=False,
     )
-    fast_trust: float = _setting(
+    fast_trust: float = setting(
         "FAST_TRUST",
         0.5,
         "a number from 0 to 1",
@@ -296,7 +249,7 @@ class Settings(BaseSettings):
         le=1,
         allow_inf_nan=False,
     )
-    fast_accept_s: float = _setting(
+    fast_accept_s: float = setting(
         "FAST_ACCEPT_S",
         2.0,
         "seconds, 0 or more",
@@ -304,7 +257,7 @@ class Settings(BaseSettings):
         ge=0,
         allow_inf_nan=False,
     )
-    fast_accept_share: float = _setting(
+    fast_accept_share: float = setting(
         "FAST_ACCEPT_SHARE",
         0.2,
         "a number from 0 to 1",
@@ -313,14 +266,14 @@ class Settings(BaseSettings):
         le=1,
         allow_inf_nan=False,
     )
-    fast_accept_run: int = _setting(
+    fast_accept_run: int = setting(
         "FAST_ACCEPT_RUN",
         10,
         "a number from 0; 0 = no such rule",
         "So are this many in a row that took less than twice FAST_ACCEPT_S each.",
         ge=0,
     )
-    reconcile_every_s: float = _setting(
+    reconcile_every_s: float = setting(
         "RECONCILE_EVERY_S",
         300.0,
         "seconds, 1 or more",
@@ -328,7 +281,7 @@ class Settings(BaseSettings):
         ge=1,
         allow_inf_nan=False,
     )
-    predict_deadline_s: float = _setting(
+    predict_deadline_s: float = setting(
         "PREDICT_DEADLINE_S",
         10.0,
         "seconds, more than 0",
@@ -336,24 +289,24 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
     )
-    max_image_bytes: int = _setting(
+    max_image_bytes: int = setting(
         "MAX_IMAGE_BYTES", 100_000_000, "bytes, 1 or more", "Larger image files are refused.", ge=1
     )
-    max_image_pixels: int = _setting(
+    max_image_pixels: int = setting(
         "MAX_IMAGE_PIXELS",
         100_000_000,
         "pixels, 1 or more",
         "Images with more pixels are refused before decoding.",
         ge=1,
     )
-    max_cache_bytes: int = _setting(
+    max_cache_bytes: int = setting(
         "MAX_CACHE_BYTES",
         5_000_000_000,
         "bytes, 0 or more",
         "Room for downloaded images in DATA_DIR; the longest unused go first.",
         ge=0,
     )
-    max_heat_bytes: int = _setting(
+    max_heat_bytes: int = setting(
         "MAX_HEAT_BYTES",
         2_000_000_000,
         "bytes, 10000000 or more",
@@ -361,7 +314,7 @@ class Settings(BaseSettings):
         "unused go first.",
         ge=10_000_000,
     )
-    allowed_image_hosts: Hosts = _setting(
+    allowed_image_hosts: Hosts = setting(
         "ALLOWED_IMAGE_HOSTS",
         (),
         "host, host:port or host=private, separated by commas",
@@ -397,17 +350,6 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def env_names(field: FieldInfo) -> tuple[str, ...]:
-    """Return a setting's names in the environment, the preferred one first."""
-    alias = field.validation_alias
-    return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else ()
-
-
-def _extra(field: FieldInfo, key: str) -> Any:
-    extra = field.json_schema_extra
-    return extra.get(key) if isinstance(extra, dict) else None
-
-
 def _explain(
     settings: type[Settings], given: Mapping[str, str], error: ValidationError
 ) -> list[str]:
@@ -419,22 +361,13 @@ def _explain(
     for alias, why in wrong.items():
         field = fields[str(alias)]
         name = next(name for name in env_names(field) if name in given)
-        value = HIDDEN if _extra(field, "secret") else repr(given[name])
+        value = HIDDEN if extra(field, "secret") else repr(given[name])
         reason = why.removeprefix("Value error, ")
         lines.append(
-            f"{name}={value} cannot be used ({reason}); wanted: {_extra(field, 'wanted')}; "
+            f"{name}={value} cannot be used ({reason}); wanted: {extra(field, 'wanted')}; "
             f"correct it, or unset it for the default: {default_text(field)}"
         )
     return lines
-
-
-def default_text(field: FieldInfo) -> str:
-    """Return a setting's default as the documentation shows it."""
-    if shown := _extra(field, "shown"):
-        return str(shown)
-    if field.default in (None, ()):
-        return "unset"
-    return str(field.default)
 
 
 def documentation_rows() -> list[str]:
@@ -443,38 +376,8 @@ def documentation_rows() -> list[str]:
     for field in Settings.model_fields.values():
         name, *others = env_names(field)
         also = f" (also `{'`, `'.join(others)}`)" if others else ""
-        wanted = _extra(field, "wanted")
+        wanted = extra(field, "wanted")
         rows.append(
             f"| `{name}`{also} | {wanted} | `{default_text(field)}` | {field.description} |"
         )
     return rows
-
-
-def unset_credentials(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the credentials that nobody chose."""
-    chosen = {
-        "BASIC_AUTH_USER": settings.basic_auth_user,
-        "BASIC_AUTH_PASS": settings.basic_auth_pass,
-        "WEBHOOK_SECRET": settings.webhook_secret,
-    }
-    return tuple(name for name, value in chosen.items() if not value)
-
-
-def require_credentials_for_network(settings: Settings) -> None:
-    """Refuse to listen beyond this machine with credentials unset; raises SettingsError."""
-    unset = unset_credentials(settings)
-    if unset and not is_loopback(settings.host):
-        raise SettingsError(
-            f"HOST={settings.host!r} can be reached from the network, but "
-            f"{', '.join(unset)} is unset; set it, or HOST=127.0.0.1"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether an address to listen on can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

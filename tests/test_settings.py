@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from backend import credentials
 from backend import settings as settings_module
 from backend.errors import SettingsError
 from backend.settings import Settings
@@ -145,16 +146,16 @@ ALL = {"BASIC_AUTH_USER": "u", "BASIC_AUTH_PASS": "p", "WEBHOOK_SECRET": "s"}
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
 def test_this_machine_alone_needs_no_chosen_credentials(host: str) -> None:
-    settings_module.require_credentials_for_network(read(HOST=host))
+    credentials.require_for_network(read(HOST=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "backend.example"])
 @pytest.mark.parametrize("missing", sorted(ALL))
 def test_a_network_needs_all_credentials(host: str, missing: str) -> None:
     given = {name: value for name, value in ALL.items() if name != missing}
-    settings_module.require_credentials_for_network(read(HOST=host, **ALL))
+    credentials.require_for_network(read(HOST=host, **ALL))
     with pytest.raises(SettingsError, match=missing):
-        settings_module.require_credentials_for_network(read(HOST=host, **given))
+        credentials.require_for_network(read(HOST=host, **given))
 
 
 def test_the_documentation_has_exactly_one_row_per_setting() -> None:

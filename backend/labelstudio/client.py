@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from backend.errors import LabelStudioError
-from backend.labelstudio import batches, downloads
+from backend.labelstudio import batches, downloads, inventory
 from backend.labelstudio.batches import Row
 from backend.labelstudio.downloads import Download, Limits
+from backend.labelstudio.inventory import TaskInventory
 from backend.labelstudio.session import Clock, Session
 
 Json = dict[str, Any]
@@ -25,24 +25,6 @@ FILES_PER_CALL = 50
 MOST_REFUSED = 50  # predictions of one import; beyond it something else is wrong
 DELETION_S, DELETION_S_EACH = 60.0, 0.02  # four times as long as was measured
 TASKS_PER_PAGE = 1000
-INVENTORY_FIELDS = (
-    "id,data,created_at,updated_at,annotations_ids,total_annotations,"
-    "cancelled_annotations,total_predictions"
-)
-
-
-@dataclass(frozen=True)
-class TaskInventory:
-    """One task of a project's inventory.
-
-    annotation_ids: with skipped ones; payload: the task as Label Studio wrote it.
-    updated_at: also moved by annotations that are created, updated or deleted.
-    """
-
-    id: int
-    annotation_ids: tuple[int, ...]
-    updated_at: datetime | None
-    payload: Mapping[str, Any]
 
 
 class LabelStudio:
@@ -128,7 +110,7 @@ class LabelStudio:
         self,
         project: int,
         *,
-        include: str = INVENTORY_FIELDS,
+        include: str = inventory.FIELDS,
         page_size: int = TASKS_PER_PAGE,
         updated_after: datetime | None = None,
     ) -> Iterator[Json]:
@@ -140,7 +122,7 @@ class LabelStudio:
         params: dict[str, Any] = {"project": project, "fields": "all", "include": include}
         params |= {"page_size": page_size, "resolve_uri": "false"}
         if updated_after is not None:
-            params["query"] = _updated_after(updated_after)
+            params["query"] = inventory.updated_after(updated_after)
         page, seen = 1, 0
         while True:
             answer = _object(self._call("GET", "/api/tasks", params={**params, "page": page}))
@@ -158,7 +140,7 @@ class LabelStudio:
         About 300 bytes each.
         """
         found = self.tasks(project, updated_after=updated_after)
-        return [_inventory(payload) for payload in found]
+        return [inventory.entry(payload) for payload in found]
 
     def get_annotation(self, annotation: int) -> Json:
         """Return an annotation with its result."""
@@ -210,6 +192,10 @@ class LabelStudio:
     def predictions(self, task: int) -> list[Json]:
         """Return the predictions of a task, of all versions."""
         return _objects(self._call("GET", "/api/predictions/", params={"task": task}))
+
+    def update_prediction(self, prediction: int, **fields: Any) -> Json:
+        """Change a prediction's fields, as `cluster`, which an import drops, and return it."""
+        return _object(self._call("PATCH", f"/api/predictions/{prediction}/", json=fields))
 
     def import_predictions(
         self, project: int, predictions: Iterable[Mapping[str, Any]]
@@ -367,26 +353,6 @@ class LabelStudio:
         None when `etag` still names its state.
         """
         return downloads.download(self.session, location, limits, etag=etag)
-
-
-def _updated_after(moment: datetime) -> str:
-    """Return the data manager's filter for tasks that were updated after a moment."""
-    value = moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    item = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime"}
-    return json.dumps({"filters": {"conjunction": "and", "items": [{**item, "value": value}]}})
-
-
-def _inventory(payload: Json) -> TaskInventory:
-    ids = str(payload.get("annotations_ids") or "")
-    updated_at = payload.get("updated_at")
-    return TaskInventory(
-        id=int(payload["id"]),
-        annotation_ids=tuple(int(part) for part in ids.split(",") if part.strip()),
-        updated_at=datetime.fromisoformat(updated_at.replace("Z", "+00:00"))
-        if updated_at
-        else None,
-        payload=payload,
-    )
 
 
 def _object(answer: Any) -> Json:

@@ -19,6 +19,7 @@ from backend.labelstudio import fields
 from backend.records import Annotation, ReviewVerdict, Task
 
 UPLOADED = "$undefined$"  # the key of an uploaded image where no label config names another
+ANNOTATION_COUNTS = ("total_annotations", "cancelled_annotations")
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,14 @@ class ReviewsDeleted:
 
 @dataclass(frozen=True)
 class TasksCreated:
-    """Tasks were imported; annotations that came with them have no event of their own."""
+    """Tasks were imported.
+
+    are_annotated: some came with annotations, which have no event of their own.
+    """
 
     project: ProjectState
     tasks: tuple[Task, ...]
+    are_annotated: bool = False
 
 
 @dataclass(frozen=True)
@@ -287,7 +292,9 @@ def _annotations_deleted(body: Body, project: ProjectState) -> AnnotationsDelete
 
 
 def _tasks_created(body: Body, project: ProjectState) -> TasksCreated:
-    return TasksCreated(project, tasks=_tasks(_either(body, "tasks", "task")[0], project))
+    rows = _either(body, "tasks", "task")[0]
+    counts = [row.get(name) for row in rows for name in ANNOTATION_COUNTS]
+    return TasksCreated(project, _tasks(rows, project), are_annotated=any(counts))
 
 
 def _tasks_deleted(body: Body, project: ProjectState) -> TasksDeleted:

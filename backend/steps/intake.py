@@ -33,31 +33,63 @@ Taught: TypeAlias = Mapping[int, learn.Learned]  # by annotation
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An event as it is kept; project: None when it names none."""
+
+    action: str
+    payload: Mapping[str, Any]
+    project: int | None
+
+
 def keep(services: Services, body: Mapping[str, Any], source: Source = "webhook") -> int:
     """Write the event to the inbox in one committed transaction; returns its number.
 
     Raises InvalidPayload when it is no event at all.
     """
+    row = _row(body)
+    with services.store.transaction() as tx:
+        return _put(services, tx, row, source)
+
+
+def keep_texts(services: Services, texts: Sequence[bytes]) -> list[int | InvalidPayload]:
+    """Keep the events that these request bodies are, in one committed transaction.
+
+    Returns the number of each, or why it is no event.
+    """
+    rows = [_row_of_text(text) for text in texts]
+    if all(isinstance(row, InvalidPayload) for row in rows):
+        return [row for row in rows if isinstance(row, InvalidPayload)]
+    with services.store.transaction() as tx:
+        return [
+            row if isinstance(row, InvalidPayload) else _put(services, tx, row, "webhook")
+            for row in rows
+        ]
+
+
+def _put(services: Services, tx: Connection, row: _Row, source: Source) -> int:
+    return inbox.put(tx, row.action, row.payload, source, services.clock(), row.project)
+
+
+def _row(body: Mapping[str, Any]) -> _Row:
     action = body.get("action")
     if not isinstance(action, str) or not action:
         raise InvalidPayload("the event has no `action`; is this Label Studio's webhook?")
-    project = events.project_of(body)
-    with services.store.transaction() as tx:
-        return inbox.put(tx, action, _without_secrets(body), source, services.clock(), project)
+    return _Row(action, _without_secrets(body), events.project_of(body))
 
 
-def keep_text(services: Services, text: bytes) -> int:
-    """Keep the event that a request's body is; raises InvalidPayload unless it is a JSON object.
-
-    JSON has no NaN and no infinite number, although Python would read and write them.
-    """
+def _row_of_text(text: bytes) -> _Row | InvalidPayload:
+    """Read a JSON object; JSON has no NaN and no infinity, although Python would read them."""
     try:
         body = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise InvalidPayload(f"the event is no JSON: {error}") from error
+        return InvalidPayload(f"the event is no JSON: {error}")
     if not isinstance(body, dict):
-        raise InvalidPayload(f"the event is a {type(body).__name__}; expected an object")
-    return keep(services, body)
+        return InvalidPayload(f"the event is a {type(body).__name__}; expected an object")
+    try:
+        return _row(body)
+    except InvalidPayload as error:
+        return error
 
 
 def _finite(text: str) -> float:
@@ -258,6 +290,8 @@ def _apply(
         annotation_rows.withdraw_reviews(tx, event.ids)
     elif isinstance(event, events.TasksCreated):
         _see_tasks(tx, event.tasks, known)
+        if event.are_annotated and known.kept.source == "webhook":
+            reconciling.want(tx, [project_id], at)
     elif isinstance(event, events.TasksDeleted):
         _delete_tasks(tx, event, known)
     elif isinstance(event, events.ProjectDeleted):

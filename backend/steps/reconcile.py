@@ -11,7 +11,8 @@ import structlog
 
 from backend.errors import LabelclimbError, LabelStudioError, UnknownThing
 from backend.labelstudio import events, fields
-from backend.labelstudio.client import LabelStudio, TaskInventory
+from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.inventory import TaskInventory
 from backend.records import Project, Task
 from backend.steps import intake
 from backend.steps.projects import want_order

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
+import numpy as np
 import structlog
 
 from backend import heat_maps
-from backend.errors import ImageError
+from backend.errors import ImageError, LabelclimbError
 from backend.labelstudio import config as label_config
 from backend.labelstudio.config import LabelConfig
-from backend.records import Task, Version
+from backend.records import Project, Task, Version
 from backend.steps import projects
+from backend.steps.decide import version_number
+from backend.store import projects as project_rows
 from backend.store import tasks, versions
 from backend.wiring import Services
 from models.base import ClassSpec, Fitted, Image, TaskProposal
@@ -22,6 +25,9 @@ from models.prompting import score_map
 from models.prompting.score_map import Seen
 
 CLIMBING = "advcam"  # the pipeline that obeys `iterations`
+MOST_WARM = 3  # as many as stay in memory
+WARM_UP_PX = 128
+CANNOT_LOOK = (RuntimeError, ValueError, MemoryError, cv2.error)  # of networks and refinements
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +52,44 @@ def see(
     try:
         image = services.images.load(task.image, task.id)
         proposal = fitted.propose(image, specs=climbed(specs, iterations), heat=True)
-    except (ImageError, RuntimeError, ValueError, MemoryError, cv2.error) as error:
+    except (ImageError, *CANNOT_LOOK) as error:
         log.warning("clicks will find nothing", task=task_id, version=number, reason=str(error))
         return
     keep(services, config, number, task, image, fitted, proposal, iterations=iterations)
+
+
+def warm_up(services: Services) -> None:
+    """Load the versions that are shown, and all code that a first look needs.
+
+    That takes many times as long as a look. A version that cannot be loaded is logged.
+    """
+    with services.store.reading() as tx:
+        numbers = {project.id: serving(project) for project in project_rows.all(tx)}
+        found = [versions.get(tx, id, number) for id, number in numbers.items() if number]
+    image = np.full((WARM_UP_PX, WARM_UP_PX, 3), 128, np.uint8)
+    for version in [version for version in found if version is not None][-MOST_WARM:]:
+        try:
+            fitted = services.residents.get(version.project, version.number, version.pipeline)
+            specs = {name: ClassSpec(name) for name in fitted.classes}
+            for own in fitted.propose(image, specs=list(specs.values()), heat=True).proposals:
+                if own.heat is not None:
+                    settings = _settings(fitted, specs[own.class_name], own.class_name)
+                    score_map.of(image, own.heat, settings)
+        except (
+            LabelclimbError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            MemoryError,
+            cv2.error,
+        ) as error:
+            number, reason = version.number, str(error)
+            log.warning("not warm", project=version.project, version=number, reason=reason)
+
+
+def serving(project: Project) -> int | None:
+    """Return the number of the version that is shown, or about to be; None before the first."""
+    return project.champion if project.published is None else version_number(project.published)
 
 
 def keep(

@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from backend.errors import SettingsError
 
 BUSY_TIMEOUT_S = 60
+LOOK_S = 0.001
 WRITES = {"labelclimb_writes": True}  # execution option of a connection that may write
 HASTY = {"labelclimb_hasty": True}  # of one that does not wait for the disk
 LATE_CHECKPOINT_PAGES = 25_000  # of 4 KiB: the log does not grow for ever in a process alone
@@ -118,7 +119,37 @@ def _begin_sqlite(tx: Connection) -> None:
     writes, hasty = _writes(tx), tx.get_execution_options().get("labelclimb_hasty", False)
     tx.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
     tx.exec_driver_sql(f"PRAGMA synchronous = {'NORMAL' if hasty else 'FULL'}")
-    tx.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if writes:
+        _wait_for_turn(tx)
+    else:
+        tx.exec_driver_sql("BEGIN")
+
+
+def _wait_for_turn(tx: Connection) -> None:
+    """Take SQLite's write lock, looking for it every millisecond.
+
+    By itself SQLite sleeps ever longer between two looks, up to 0.1 s, while the lock is held for
+    a few milliseconds at a time and others take it.
+    """
+    driver: Any = tx.connection.driver_connection
+    pause, deadline = threading.Event(), time.monotonic() + BUSY_TIMEOUT_S
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while _is_taken(driver) and time.monotonic() < deadline:
+            pause.wait(LOOK_S)
+        if not driver.in_transaction:
+            tx.exec_driver_sql("BEGIN IMMEDIATE")  # says what is wrong
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {1000 * BUSY_TIMEOUT_S:.0f}")
+
+
+def _is_taken(driver: Any) -> bool:
+    """Begin to write, unless another writer is at it."""
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    return False
 
 
 def _begin_postgresql(tx: Connection) -> None:

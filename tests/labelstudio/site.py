@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -22,7 +22,7 @@ from backend.queueing import embedded_server
 from backend.records import Version
 from backend.running import _redis_answers
 from backend.settings import Settings
-from backend.steps import connect, intake, projects, publish
+from backend.steps import backlog, connect, intake, projects, propose, publish
 from backend.store import inbox, versions
 from backend.supervisor import answers, free_port
 from backend.web.app import create_app
@@ -112,7 +112,15 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def site_at(server: LabelStudioServer, folder: Path) -> Iterator[Site]:
+def site_at(
+    server: LabelStudioServer,
+    folder: Path,
+    *,
+    label_config: str = CONFIG,
+    residents: Any = None,
+    images: Sequence[Path] = (),
+) -> Iterator[Site]:
+    """Run our API, Redis, and make a project; by default its versions propose squares."""
     port = free_port(0)
     with redis_server(folder / "data") as redis_url:
         environ = {
@@ -123,11 +131,11 @@ def site_at(server: LabelStudioServer, folder: Path) -> Iterator[Site]:
             "REDIS_URL": redis_url,
         }
         real = build(Settings.from_env(environ))
-        played: dict[str, Any] = {"residents": PlayedResidents()}
+        played: dict[str, Any] = {"residents": residents or PlayedResidents()}
         services = replace(real, **played)
         with served(services):
-            made = services.labelstudio.create_project("doctor", CONFIG)["id"]
-            ids = services.labelstudio.upload_images(made, pictures(folder, TASKS))
+            made = services.labelstudio.create_project("doctor", label_config)["id"]
+            ids = services.labelstudio.upload_images(made, images or pictures(folder, TASKS))
             yield Site(services, environ, int(made), ids)
             services.labelstudio.delete_project(int(made))
         real.close()
@@ -153,8 +161,11 @@ def train(site: Site, number: int) -> None:
 
 
 def publish_all(site: Site) -> None:
-    for _ in range(3):  # a chunk is predicted, then it is shown
-        publish.publish(site.services, site.project)
+    """Predict what is missing here, as no worker runs, and show it."""
+    project, lacking = backlog.missing(site.services, site.project)
+    if project is not None and project.champion is not None:
+        propose.propose(site.services, project, project.champion, lacking)
+    publish.publish(site.services, site.project)
 
 
 def state_of(site: Site) -> dict[str, Any]:

@@ -156,11 +156,6 @@ def test_a_malformed_event_is_kept_with_its_reason_and_stops_nobody(services: Se
     assert "annotation.result" in str(waiting.error)
 
 
-def test_something_without_an_action_is_refused(services: Services) -> None:
-    with pytest.raises(InvalidPayload, match="action"):
-        intake.receive(services, {"hello": 1})
-
-
 @pytest.mark.parametrize(
     "name", [path.stem for path in sorted(payloads.FOLDER.glob("*.json"))]
 )  # fmt: skip
@@ -377,25 +372,3 @@ def test_of_a_burst_the_last_event_looks_at_what_is_due(services: Services) -> N
         for number, event in enumerate(events, 1):
             intake.handle(services, event)
             assert looked == ([1] if number == 3 else [])
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (b"", "no JSON"),
-        (b'{"action": "A"', "no JSON"),
-        (b'{"action": "\xff"}', "no JSON"),
-        (b"[" * 100_000, "no JSON"),
-        (b'["A"]', "a list; expected an object"),
-        (b'{"action": "A", "x": NaN}', "NaN is not a finite number"),
-        (b'{"action": "A", "x": 1e999}', "1e999 is not a finite number"),
-        (b'{"x": 1}', "no `action`"),
-    ],
-)
-def test_what_is_no_event_is_refused_with_the_reason(
-    services: Services, text: bytes, says: str
-) -> None:
-    with pytest.raises(InvalidPayload, match=says):
-        intake.keep_text(services, text)
-    with services.store.reading() as tx:
-        assert inbox.counts(tx) == {}
