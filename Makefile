@@ -34,7 +34,8 @@ test:
 	@$(MAKE) --no-print-directory -j2 $(OURS)/.installed-test $(THEIRS)/.installed
 	@$(MAKE) --no-print-directory lint
 ifeq ($(ARGS),)
-	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -n 2 -m 'not ($(SERVERS))'
+	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -n 2 -m 'not ($(SERVERS) or training)'
+	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -n 2 -m training
 	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -m '$(SERVERS)'
 else
 	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest $(ARGS)

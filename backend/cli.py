@@ -14,7 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from backend import cli_doctor, cli_evaluate, cli_order
+from backend import (
+    cli_doctor,
+    cli_evaluate,
+    cli_jobs,
+    cli_order,
+    cli_simulate,
+    cli_versions,
+)
 from backend.cli_parts import ProjectOption, console, open_services, read_settings
 from backend.errors import InvalidPayload, LabelclimbError
 
@@ -110,12 +117,19 @@ def health(
 
 for command in (
     cli_evaluate.evaluate,
+    cli_simulate.simulate,
     cli_doctor.connect,
     cli_doctor.doctor,
     cli_order.rank,
     cli_order.strategies,
     cli_order.budget,
     cli_order.review,
+    cli_jobs.jobs,
+    cli_jobs.cancel,
+    cli_jobs.policy,
+    cli_versions.versions,
+    cli_versions.activate,
+    cli_versions.rollback,
 ):
     app.command()(command)
 
@@ -157,6 +171,11 @@ def status(
         console.print(f"  {row.open_tasks} of {row.tasks} tasks open, strategy {row.strategy}")
         console.print(f"  {row.weak_labels} weak labels; outcomes {dict(row.outcomes)}")
         console.print(f"  training: {escape(row.training)}")
+        if row.acceptance:
+            console.print(f"  {row.champion}: {escape(str(row.acceptance['sentence']))}")
+        if row.rollback_to:
+            proposed = f"`labelclimb rollback --project {row.project}`"
+            console.print(f"  [red]rollback to {row.rollback_to} is proposed: {proposed}[/red]")
         counts = f"{row.received} received, {row.recovered} recovered, {row.given_up} given up"
         console.print(f"  events: {counts}")
         if row.gone:
@@ -218,32 +237,6 @@ def _event_number(text: str) -> int:
 
 
 @app.command()
-def versions(
-    project: ProjectOption,
-    prune: Annotated[bool, typer.Option("--prune", help="remove files that nobody needs")] = False,
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="newest versions left whole; KEEP_VERSIONS otherwise")
-    ] = None,
-) -> None:
-    """List the versions with the gate's decisions, or prune their files."""
-    from backend.steps import prune as prune_step
-    from backend.steps import status as status_step
-
-    if prune:
-        done = prune_step.prune(open_services(), project, keep)
-        console.print(f"removed {done.removed or 'none'}, made slim {done.slimmed or 'none'}")
-        console.print(f"freed {done.freed_bytes / 1e6:.1f} MB")
-        return
-    table = Table("version", "state", "trained", "gate")
-    for version in status_step.versions_of(open_services(), project):
-        when = version.created_at.isoformat(timespec="seconds")
-        table.add_row(
-            version.name, version.state, when, escape(str(version.gate.get("reason", "")))
-        )
-    console.print(table)
-
-
-@app.command()
 def agreement(
     project: ProjectOption,
     first: Annotated[int, typer.Option(min=1, help="how many pairs to show")] = 20,
@@ -256,18 +249,6 @@ def agreement(
         by = " ".join(map(str, pair.annotations))
         table.add_row(str(pair.task), escape(pair.class_name), by, f"{pair.iou:.2f}")
     console.print(table)
-
-
-@app.command()
-def activate(
-    project: ProjectOption,
-    number: Annotated[int, typer.Argument(min=1, help="the version's number")],
-) -> None:
-    """Use another stored version: promotion by hand, or rollback."""
-    from backend.steps import projects
-
-    version = projects.activate(open_services(), project, number)
-    console.print(f"{version.name} is the champion; its proposals are being published")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,19 @@ def rank(
     ] = None,
     first: Annotated[int, typer.Option(help="how many tasks to show")] = 20,
     history: Annotated[bool, typer.Option("--history", help="who ordered it so far, why")] = False,
+    weighting: Annotated[
+        str | None, typer.Option(help="of finished tasks in trainings: off, hard_first, curriculum")
+    ] = None,
 ) -> None:
     """Show the queue with its reasons, or choose another strategy, which orders it anew."""
     from backend.steps import order, projects, status
 
     services = open_services()
+    if weighting is not None:
+        projects.choose_weighting(services, project, weighting)
+        console.print(f"the next training weights samples by edit time: {weighting}")
+        if strategy is None and not option:
+            return
     if strategy is not None or option:
         chosen = projects.choose_strategy(services, project, strategy, _options(option or []))
         console.print(f"strategy is now {chosen.strategy}; the new order is being published")

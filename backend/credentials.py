@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import ipaddress
 import json
 import os
 import secrets
@@ -46,6 +47,36 @@ def load(settings: Settings) -> Credentials:
         password=password.get_secret_value() if password else kept.password,
         webhook_secret=secret.get_secret_value() if secret else kept.webhook_secret,
     )
+
+
+def require_for_network(settings: Settings) -> None:
+    """Refuse to listen beyond this machine with credentials unset; raises SettingsError."""
+    unset = _unset(settings)
+    if unset and not _is_loopback(settings.host):
+        raise SettingsError(
+            f"HOST={settings.host!r} can be reached from the network, but "
+            f"{', '.join(unset)} is unset; set it, or HOST=127.0.0.1"
+        )
+
+
+def _unset(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the credentials that nobody chose."""
+    chosen = {
+        "BASIC_AUTH_USER": settings.basic_auth_user,
+        "BASIC_AUTH_PASS": settings.basic_auth_pass,
+        "WEBHOOK_SECRET": settings.webhook_secret,
+    }
+    return tuple(name for name, value in chosen.items() if not value)
+
+
+def _is_loopback(host: str) -> bool:
+    """Say whether an address to listen on can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _kept(path: Path) -> Credentials:

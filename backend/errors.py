@@ -12,6 +12,8 @@ LabelclimbError
 |-- QueueError             Redis is down                            (503)
 |-- ChildFailed            a supervised process died or never woke  (500)
 |-- VersionExists          a version's number is taken              (409)
+|-- JobOver                a job has ended, or was cancelled        (409)
+|-- OutOfMemory            too little even for the smallest batch   (507)
 |-- CorruptVersion         a version's files do not match digests   (500)
 `-- StorageError           no room for versions, or no way to them  (503)
 """
@@ -71,6 +73,14 @@ class VersionExists(LabelclimbError):
     """A version's number is taken; versions are written once."""
 
 
+class JobOver(LabelclimbError):
+    """A job that has ended cannot be cancelled, and one that was cancelled does not go on."""
+
+
+class OutOfMemory(LabelclimbError):
+    """The memory is too small even for the smallest batches."""
+
+
 class CorruptVersion(LabelclimbError):
     """A version's files are missing or do not match their digests."""
 
@@ -90,6 +100,8 @@ HTTP_STATUS: dict[type[LabelclimbError], int] = {
     QueueError: 503,
     ChildFailed: 500,
     VersionExists: 409,
+    JobOver: 409,
+    OutOfMemory: 507,
     CorruptVersion: 500,
     StorageError: 503,
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
+from backend import priority
 from backend.settings import Settings
 from backend.steps import intake
+from backend.steps.queues import PUBLISH
 from backend.store import jobs
 from backend.wiring import Services, build
 
@@ -22,30 +24,39 @@ def handle_event(event_id: int) -> None:
     intake.handle(services(), event_id)
 
 
-def publish(project: int, step: int) -> None:
-    """Predict one chunk of a project's open tasks, or show what is complete."""
+def publish(project: int) -> None:
+    """Have a project's open tasks predicted, or show what is complete."""
     from backend.steps.publish import publish as publish_step
 
-    publish_step(services(), project, step=step)
+    publish_step(services(), project)
+
+
+def predict_block(project: int, number: int, tasks: list[int]) -> None:
+    """Predict a block of open tasks with a version, as far as the time allows."""
+    from backend.steps.backlog import predict_block as predict_step
+
+    predict_step(services(), project, number, tasks)
 
 
 def propose(project: int, number: int, tasks: list[int]) -> None:
     """Predict single tasks with a version, before everything else."""
     from backend.steps.propose import propose_ids
 
-    propose_ids(services(), project, number, tasks)
+    with priority.hurried(PUBLISH):
+        propose_ids(services(), project, number, tasks)
 
 
 def see(project: int, number: int, task: int, iterations: int | None) -> None:
     """Look at a task with a version, so that a person's click can be answered."""
     from backend.steps.seeing import see as see_step
 
-    see_step(services(), project, number, task, iterations)
+    with priority.hurried(PUBLISH):
+        see_step(services(), project, number, task, iterations)
 
 
 def train(project: int, snapshot: str) -> None:
     """Train and judge one version; its fate can be watched in the store."""
-    from backend.steps.train import run
+    from backend.steps.training_job import run
 
     run(services(), project, snapshot)
 
@@ -56,6 +67,17 @@ def mark_failed(job_id: str, reason: str) -> None:
     with own.store.reading() as tx:
         job = jobs.get(tx, job_id)
     if job is not None and job.kind == "train":
-        from backend.steps.train import give_up
+        from backend.steps.training_job import failed
 
-        give_up(own, job, reason)
+        failed(own, job, reason)
+
+
+def mark_killed(job_id: str, reason: str) -> None:
+    """Note that a job's process was killed; called by the queue, which tries it again."""
+    own = services()
+    with own.store.reading() as tx:
+        job = jobs.get(tx, job_id)
+    if job is not None:
+        from backend.steps.training_job import killed
+
+        killed(own, job, reason)

@@ -85,11 +85,18 @@ def tell_exception(
 def tell_killed(job: Job, _pid: int, status: int, _usage: Any) -> None:
     """Tell of a job whose process died without an exception."""
     how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status}"
-    _tell(job, f"its process ended {how}; was it out of memory?")
+    reason = f"its process ended {how}; was it out of memory?"
+    _tell(job, reason)
+    if job.should_retry and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        _call(job.meta.get("on_killed"), job, reason)
 
 
 def _tell(job: Job, reason: str) -> None:
-    path = job.meta.get("on_failure")
-    if path and not job.should_retry:
+    if not job.should_retry:
+        _call(job.meta.get("on_failure"), job, reason)
+
+
+def _call(path: str | None, job: Job, reason: str) -> None:
+    if path:
         module, _, name = path.rpartition(".")
         getattr(importlib.import_module(module), name)(job.id, reason)

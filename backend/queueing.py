@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import LockError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.lock import Lock
 from redis.retry import Retry as RedisRetry
 from rq import Callback, Queue, Retry, Worker
 from rq.command import send_stop_job_command
@@ -31,6 +33,7 @@ from rq.utils import current_timestamp
 
 from backend.embedded_redis import embedded_server
 from backend.errors import QueueError
+from backend.leases import Lease
 from backend.queue_workers import (
     RECONNECT_S,
     ForkingWorker,
@@ -51,6 +54,7 @@ CALL_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 1.0
 WORKER_TTL_S = 60
 LOST_AFTER_S = 60
+LEASE_S = 20.0  # after which another may do what a dead process was alone at
 WAITING = ("queued", "scheduled", "deferred")
 
 log = logging.getLogger(__name__)
@@ -74,6 +78,7 @@ class Queues:
         at_front: bool = False,
         delay_s: float | None = None,
         on_failure: str | None = None,
+        on_killed: str | None = None,
         retries: int = len(BACKOFF_S),
     ) -> bool:
         """Enqueue a call; False when a job of this id is waiting or running.
@@ -81,6 +86,7 @@ class Queues:
         job_id: letters, digits, "-" and "_". kwargs: plain JSON, else ValueError.
         on_failure: dotted path of `f(job_id: str, reason: str)`, called by the worker once the
             last retry has failed, also when the job's process was killed.
+        on_killed: the same, called when the process was killed and the job is tried again.
         """
         call = {
             "func": function_path,
@@ -92,7 +98,7 @@ class Queues:
             "failure_ttl": FAILURE_TTL_S,
             "retry": _retry(retries) if retries else None,
             "on_failure": Callback(tell_exception) if on_failure else None,
-            "meta": {"on_failure": on_failure},
+            "meta": {"on_failure": on_failure, "on_killed": on_killed},
         }
         with self._translated(), self._redis.lock(f"labelclimb:enqueue:{job_id}", timeout=30):
             if self._is_alive(job_id):
@@ -180,21 +186,32 @@ class Queues:
             return {job.id: _last_line(job) for job in jobs if job is not None}
 
     @contextlib.contextmanager
-    def lock(self, name: str, *, timeout_s: float, wait_s: float) -> Iterator[None]:
-        """Let one process at a time into the block, for at most `timeout_s`.
+    def lock(self, name: str, *, wait_s: float, ttl_s: float = LEASE_S) -> Iterator[Lease]:
+        """Let one process at a time into the block; when it dies, the next after `ttl_s`.
 
-        Raises QueueError when another held it for `wait_s`, or when the block took too long.
+        Raises QueueError when another held it for `wait_s`. Whoever was held up for `ttl_s` may no
+        longer be alone: the lease's `check` says so.
         """
         key = f"labelclimb:lock:{name}"
         with self._translated():
-            lock = self._redis.lock(key, timeout=timeout_s, blocking_timeout=wait_s)
+            lock = self._redis.lock(key, timeout=ttl_s, blocking_timeout=wait_s, thread_local=False)
             if not lock.acquire():
                 raise QueueError(f"{name!r} is held by another process; it is tried again later")
+        lease = Lease(name, ttl_s, partial(self._renewed, lock))
         try:
-            yield
+            with lease.renewed():
+                yield lease
         finally:
-            with self._translated():
+            with contextlib.suppress(RedisError):  # then it ends by itself, or has ended
                 lock.release()
+
+    def _renewed(self, lock: Lock) -> bool:
+        try:
+            return bool(lock.reacquire())
+        except LockError:
+            return False
+        except RedisError as error:
+            raise self._down(error) from error
 
     def ping(self) -> None:
         """Return when Redis answers; raises QueueError when it does not."""

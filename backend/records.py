@@ -12,8 +12,13 @@ WeakLabelSource = Literal[
     "click", "accepted", "added", "removed", "rejected", "missed", "background"
 ]
 ReviewVerdict = Literal["accepted", "rejected"]
+ReignStart = Literal["promoted", "activated", "rolled back"]
+RollbackChoice = Literal["propose", "auto", "off"]
+Weighting = Literal["off", "hard_first", "curriculum"]
 VersionState = Literal["challenger", "champion", "rejected", "retired", "pruned"]
-JobState = Literal["queued", "running", "gating", "done", "failed", "cancelled"]
+JobState = Literal[
+    "queued", "waiting", "running", "gating", "publishing", "done", "failed", "cancelled"
+]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class Project:
     strategy, train_after, quiet_s, max_wait_s: see README and `loop.policy`.
     strategy_options: those that were chosen, of `strategy`; the others are its defaults.
     train_requested_at: somebody pressed "Start Training" and no training has answered it yet.
+    schedule, schedule_set_at: when to train by the clock, see `loop.schedule`; since when.
+    rollback: what a fall of a new champion's acceptance leads to (`loop.watch`).
+    weighting: which finished tasks a training looks at more often (`loop.difficulty`).
     last_snapshot, last_snapshot_at: digest and moment of the newest training set.
     order_wanted, order_shown: count the requests for a new order and the last one published.
     """
@@ -41,6 +49,10 @@ class Project:
     train_after: int = 100
     quiet_s: float = 30.0
     max_wait_s: float = 900.0
+    schedule: str = ""
+    schedule_set_at: datetime | None = None
+    rollback: RollbackChoice = "propose"
+    weighting: Weighting = "off"
     train_requested_at: datetime | None = None
     order_wanted: int = 0
     order_shown: int = 0
@@ -104,7 +116,11 @@ class ProposedRegion:
 
 @dataclass(frozen=True)
 class TaskEvidence:
-    """What a version computed of a task beside its masks; arrays as in `models.base.Evidence`."""
+    """What a version computed of a task beside its masks; arrays as in `models.base.Evidence`.
+
+    samples: the (S, T, C) probabilities of S = `passes` stochastic passes, a byte each (255 = 1);
+    empty where the version made none.
+    """
 
     project: int
     task: int
@@ -113,6 +129,8 @@ class TaskEvidence:
     tile_probs: tuple[tuple[float, ...], ...]
     embedding: tuple[float, ...]
     stats: Mapping[str, Mapping[str, float]]
+    passes: int = 0
+    samples: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -218,8 +236,32 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Reign:
+    """Since when a version has been the champion, after which one, and why.
+
+    former: the champion before, None for the first. seen: interactions with it at the last look of
+    the watch (`loop.watch`), whose findings are `watch`; {} before.
+    """
+
+    project: int
+    number: int
+    former: int | None
+    at: datetime
+    how: ReignStart
+    reason: str = ""
+    seen: int = 0
+    watch: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Job:
-    """A unit of background work that people can watch."""
+    """A unit of background work that people can watch.
+
+    state: `waiting` for a GPU that another training holds; `publishing` what it has made.
+    detail: where it stands (`models.base.Progress`), and `notes`, sentences on what went otherwise.
+    halvings: how often its batch was halved, as memory ran out; on_cpu: it gave up the GPU.
+    again_at: a failed one is tried again by itself from then on; None: only on request.
+    """
 
     id: str
     project: int
@@ -228,7 +270,11 @@ class Job:
     detail: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     created_at: datetime | None = None
+    started_at: datetime | None = None
     finished_at: datetime | None = None
+    again_at: datetime | None = None
+    halvings: int = 0
+    on_cpu: bool = False
 
 
 @dataclass(frozen=True)

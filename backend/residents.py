@@ -9,6 +9,7 @@ from pathlib import Path
 import models.base
 from backend.registry import Registry
 from models.base import Fitted
+from models.memory import with_smaller_tiles
 
 
 class Residents:
@@ -20,18 +21,44 @@ class Residents:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._fitted: OrderedDict[tuple[int, int], Fitted] = OrderedDict()
+        self._pipelines: dict[tuple[int, int], str] = {}
+        self._on_cpu: set[tuple[int, int]] = set()  # versions that left the GPU for ever
 
     def get(self, project: int, number: int, pipeline: str) -> Fitted:
         """Return a version, loading it on first use; raises CorruptVersion on a wrong digest."""
         with self._lock:
             key = (project, number)
+            self._pipelines[key] = pipeline
             if key not in self._fitted:
                 folder = self._registry.folder(project, number)
-                self._fitted[key] = _load(pipeline, folder, self._device)
+                device = "cpu" if key in self._on_cpu else self._device
+                self._fitted[key] = _load(pipeline, folder, device)
             self._fitted.move_to_end(key)
             while len(self._fitted) > self._capacity:
                 self._fitted.popitem(last=False)
             return self._fitted[key]
+
+    def smaller(self, project: int, number: int, than: Fitted) -> tuple[Fitted, str] | None:
+        """Return a version that needs less memory than one that ran out, and what is changed.
+
+        Its tiles are halved first, then it leaves the GPU; it takes the other one's place. None
+        when nothing is left to be tried.
+        """
+        with self._lock:
+            key = (project, number)
+            less, change = with_smaller_tiles(than), "smaller tiles"
+            if less is None and key not in self._on_cpu and self._is_gpu():
+                folder = self._registry.folder(project, number)
+                less = _load(self._pipelines[key], folder, "cpu")
+                change = "the CPU instead of the GPU"
+                self._on_cpu.add(key)
+            if less is None:
+                return None
+            self._fitted[key] = less
+            return less, change
+
+    def _is_gpu(self) -> bool:
+        return models.base.resolve_device(self._device) != "cpu"
 
 
 def _load(pipeline: str, folder: Path, device: str) -> Fitted:

@@ -15,19 +15,18 @@ from pathlib import Path
 import structlog
 import uvicorn
 
+from backend import credentials, jobs, priority
 from backend.errors import QueueError, SettingsError
 from backend.health import local_url
 from backend.queueing import Queues, embedded_server
-from backend.settings import Settings, require_credentials_for_network
-from backend.steps import tick
+from backend.settings import Settings
+from backend.steps import seeing, tick
 from backend.steps.queues import EVENTS, PUBLISH, TRAIN
 from backend.supervisor import Child, Supervisor, answers
 from backend.web.app import create_app
 from backend.wiring import build
 
 TICK_S = 2.0
-AUTOGROUP = Path("/proc/self/autogroup")
-NICE = {EVENTS: 5, PUBLISH: 10, TRAIN: 15}  # added to the niceness of a worker of these queues
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +53,7 @@ def configure_logging(level: str) -> None:
 
 def serve(settings: Settings) -> None:
     """Run the API; refuses a public address without chosen credentials."""
-    require_credentials_for_network(settings)
+    credentials.require_for_network(settings)
     configure_logging(settings.log_level)
     services = build(settings)
     services.store.leave_checkpoints_to_others()  # an acknowledgement must not wait for one
@@ -67,21 +66,11 @@ def serve(settings: Settings) -> None:
 def worker(settings: Settings, queues: Sequence[str], *, burst: bool = False) -> None:
     """Run an RQ worker; trainings get a fresh process each, other jobs keep models resident."""
     configure_logging(settings.log_level)
-    give_way(queues)
+    priority.give_way(queues)
     fresh_process = TRAIN in queues
+    if PUBLISH in queues:
+        seeing.warm_up(jobs.services())  # the first click must not wait for it
     build(settings).queues.run_worker(queues, burst=burst, fork=fresh_process)
-
-
-def give_way(queues: Sequence[str]) -> None:
-    """Let whoever waits for an answer go first: the API and events come before all computing.
-
-    Where Linux groups processes by session, the niceness of a process counts within its session
-    only; between sessions, and each of our parts has its own, the group's counts.
-    """
-    niceness = os.nice(max((NICE[name] for name in queues if name in NICE), default=0))
-    if os.getsid(0) == os.getpid():  # otherwise the session is somebody else's
-        with suppress(OSError):  # no such file: this kernel does not group
-            AUTOGROUP.write_text(str(niceness))
 
 
 def scheduler(settings: Settings) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 import report
 
-from backend import running
+from backend import priority, running
 from backend.queueing import embedded_server
 from backend.settings import Settings
 from backend.store import inbox
@@ -51,8 +51,8 @@ DRAIN_S = 300.0
 
 TRAINING = """
 import torch
-from backend import running
-running.give_way(["train"])
+from backend import priority
+priority.give_way(["train"])
 torch.set_num_threads(1)
 net = torch.nn.Sequential(*[torch.nn.Conv2d(c, 48, 3, padding=1) for c in (3, 48, 48, 48)])
 optimiser = torch.optim.AdamW(net.parameters())
@@ -279,7 +279,7 @@ def main() -> None:
     options = parse()
     if options.nice:
         os.nice(options.nice)
-        running.AUTOGROUP.write_text(str(options.nice))
+        priority.AUTOGROUP.write_text(str(options.nice))
     rows = []
     for rate in (options.rate,) if options.no_burst else (options.rate, None):
         with tempfile.TemporaryDirectory() as folder:

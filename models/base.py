@@ -39,6 +39,7 @@ class Sample:
     masks: class name -> (H, W) bool, verified by a person; all-False means "verified: none here".
     held_out: True = nothing is learnt from it; its points choose the best step, its masks how heat
         becomes a mask.
+    weight: of the pixels of its masks beside those of other samples; points have their own.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Sample:
     points: tuple[WeakPoint, ...]
     masks: Mapping[str, Callable[[], Mask]] = field(default_factory=dict)
     held_out: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,19 @@ class Evidence:
 
     tile_probs: (T, C) float32, probability of class c in window t; C in the order of `classes`.
     embedding: (D,) float32, pooled features.
-    stats: per class `area_px`, `outline_px`, `components`, `heat_sharpness` of its proposal.
+    stats: per class `area_px`, `outline_px`, `components`, `heat_sharpness`, `outline_doubt` of its
+        proposal (`models.evidence.proposal_stats`).
+    samples: (S, T, C) float32, like `tile_probs`, of S stochastic passes (`models.passes`); S = 0
+        where the pipeline makes none.
     """
 
     classes: tuple[str, ...]
     tile_probs: npt.NDArray[np.float32]
     embedding: npt.NDArray[np.float32]
     stats: Mapping[str, Mapping[str, float]]
+    samples: npt.NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((0, 0, 0), np.float32)
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from models.base import ClassProposal, ClassSpec, HeatMap, Image, TaskProposal
 from models.masks import confidence
 from models.masks.confidence import Confidence
 from models.masks.settings import Settings, apply, resolve
+from models.passes import Cells
 
 RULE_THRESHOLD = 0.5  # of a probability, where a spec asks for a refinement and nothing else
 
@@ -35,13 +36,15 @@ def task_proposal(
     heats: Sequence[HeatMap],
     models: Mapping[str, Judged],
     embeddings: Sequence[npt.NDArray[np.float32]],
+    passes: Sequence[Cells],
     *,
     window_px: int,
     heat: bool,
 ) -> TaskProposal:
     """Propose for one image from the probabilities (H, W) of each spec's class.
 
-    embeddings: (D,) each, joined in the evidence; heat: whether proposals carry theirs.
+    embeddings: (D,) each, joined in the evidence; passes: of each spec's class; heat: whether
+    proposals carry theirs.
     """
     probs = [evidence.window_probs(own, window_px) for own in heats]
     proposals = []
@@ -55,7 +58,9 @@ def task_proposal(
         for made, own in zip(proposals, heats, strict=True)
     }
     names = [spec.name for spec in specs]
-    return TaskProposal(tuple(proposals), evidence.gather(names, probs, embeddings, stats))
+    samples = [evidence.window_samples(own, image.shape[:2], window_px) for own in passes]
+    seen = evidence.gather(names, probs, embeddings, stats, samples)
+    return TaskProposal(tuple(proposals), seen)
 
 
 def score_of(heat: HeatMap, window_px: int) -> float:

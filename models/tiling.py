@@ -15,11 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from models import passes
 from models.allocation import freed_memory_kept
 from models.base import HeatMap, Image
 from models.climbing import Ascent, Core, climb_on, frozen, score_with_graph
 from models.networks.unet import TruncatedUNet
+from models.passes import Cells
 
 FloatMap = npt.NDArray[np.float32]  # (H, W) if not said otherwise
 
@@ -82,6 +85,7 @@ class Analysis:
     score: in [0, 1], probability of the most suspicious of all window positions.
     logit: mean score over the image, the network's own output for it.
     embedding: (D,) float32, mean features over the image.
+    samples: (S, T) float32, like `window_probs`, of S stochastic passes (`models.passes`).
     tiles, tiles_climbed: how many there were and how many were worth climbing.
     """
 
@@ -90,6 +94,7 @@ class Analysis:
     score: float
     logit: float
     embedding: npt.NDArray[np.float32]
+    samples: npt.NDArray[np.float32]
     tiles: int
     tiles_climbed: int
 
@@ -175,6 +180,7 @@ def _analyse(
             score=decision.score,
             logit=float(maps.scores[n].mean(dtype=np.float64)),
             embedding=embedding,
+            samples=_samples(maps.passes[n], (height_px, width_px), window),
             tiles=len(grid),
             tiles_climbed=sum(n in tile for tile in climbed),
         )
@@ -229,11 +235,21 @@ def gated(means: FloatMap, window: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 def half_overlapping(means: FloatMap, window: tuple[int, int]) -> FloatMap:
     """(T,): the windows half a window apart and those flush with the end, row by row."""
+    return means[np.ix_(*_starts(means.shape, window))].ravel()
+
+
+def _starts(counts: tuple[int, ...], window: tuple[int, int]) -> tuple[list[int], list[int]]:
     rows, columns = (
-        np.unique([*range(0, count, max(side // 2, 1)), count - 1])
-        for count, side in zip(means.shape, window, strict=True)
+        np.unique([*range(0, count, max(side // 2, 1)), count - 1]).tolist()
+        for count, side in zip(counts, window, strict=True)
     )
-    return means[np.ix_(rows, columns)].ravel()
+    return rows, columns
+
+
+def _samples(scores: Cells, shape: tuple[int, int], window: tuple[int, int]) -> FloatMap:
+    """(S, h, w) scores in cells -> (S, T), probabilities of the windows of `half_overlapping`."""
+    starts = _starts((shape[0] - window[0] + 1, shape[1] - window[1] + 1), window)
+    return _sigmoid(passes.of_windows(scores, starts, window, reduce=np.mean))
 
 
 @dataclass(frozen=True)
@@ -256,11 +272,13 @@ class _Maps:
     scores: FloatMap  # (N, H, W)
     sums: FloatMap  # (N, H, W), climbed activation maps, zero where nothing was climbed
     pooled: npt.NDArray[np.float64]  # (D,), sum of features
+    passes: tuple[Cells, ...]  # N, scores
 
     @classmethod
     def empty(cls, count: int, height_px: int, width_px: int, channels: int) -> _Maps:
         scores, sums = (np.zeros((count, height_px, width_px), np.float32) for _ in range(2))
-        return cls(scores, sums, np.zeros(channels))
+        drawn = tuple(passes.empty(height_px, width_px) for _ in range(count))
+        return cls(scores, sums, np.zeros(channels), drawn)
 
 
 @dataclass(frozen=True)
@@ -288,8 +306,14 @@ def _scan(job: _Job, tile: Tile, maps: _Maps) -> set[int]:
         features = job.network.features(x)  # (1, D, h, w)
         scores: Tensor = job.network.head(features)  # (1, K, h, w)
     rows, columns = tile.inner
-    maps.pooled += _channel_sums(features.detach()[0, :, rows, columns])
-    del features
+    own = features.detach()[..., rows, columns]
+    maps.pooled += _channel_sums(own[0])
+    several = functional.conv2d(own, passes.perturbed(job.network.head.weight.detach()))[0]
+    for n, ascent in enumerate(job.ascents):
+        first = ascent.class_index * passes.PASSES
+        drawn = passes.in_cells(several[first : first + passes.PASSES])
+        maps.passes[n][passes.core(*tile.core)] = drawn
+    del features, own, several
     for n, ascent in enumerate(job.ascents):
         maps.scores[n][tile.core] = _to_numpy(scores[0, ascent.class_index, rows, columns], tile)
     wanted = [

@@ -3,8 +3,10 @@
 Per window and class the mutual information of answer and weights, estimated from T stochastic
 passes (dropout, Gal et al., 2017): H(mean_t p_t) - mean_t H(p_t), nats; per window the maximum over
 classes; per task the mean of the top quarter. Reads `samples`. It ignores windows that are doubtful
-by nature (every pass says one half), where `entropy` wastes people's time; use it when a pipeline
-makes several passes. Without them `committee` stands in, which asks the last versions instead.
+by nature (every pass says one half), where `entropy` wastes people's time; use it once the obvious
+defects are learnt. All our pipelines make passes, the members of a pixel head or a head without
+some channels; where they are missing (another package's pipeline, proposals of an older release)
+`committee` stands in, which asks the last versions instead.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ IntArray = npt.NDArray[np.int64]
 Options = Mapping[str, float | str]
 
 GROUP = "labelclimb.strategies"  # the entry points by which other packages add strategies
+NO_STRATEGIES = ("base", "simulate")  # modules of this package that order nothing
 NO_OPTIONS: Options = MappingProxyType({})
 
 
@@ -42,8 +43,8 @@ class Pool:
     tile_probs: (M, C) float, probability of class c in window m, the windows of all tasks one
         after the other; classes are independent (each in [0, 1], rows need not sum to 1).
     tile_offsets: (N + 1,) int64; task n has the windows tile_offsets[n]:tile_offsets[n + 1].
-    pixel_doubt: (N,) float in [0, 1], doubt of the pixels of the proposed regions, whatever
-        their number: 0 = all pixels sure, 1 = all at one half.
+    pixel_doubt: (N,) float in [0, 1], mean entropy of the pixels around the proposed outlines,
+        whatever their number: 0 = all pixels sure, 1 = all at one half.
     edit_seconds: (N,) float above 0, predicted seconds of human editing.
     embeddings: (N, D) float.
     samples: (T, M, C) float, like tile_probs, of T stochastic passes over the same windows.
@@ -257,7 +258,7 @@ def require_finite(values: FloatArray, what: str, fix: str) -> None:
 def _ours() -> tuple[str, ...]:
     """Return the names of our modules; sub-packages hold what several of them use."""
     found = (m.name for m in pkgutil.iter_modules(strategies.__path__) if not m.ispkg)
-    return tuple(sorted(name for name in found if name != "base"))
+    return tuple(sorted(name for name in found if name not in NO_STRATEGIES))
 
 
 @lru_cache(maxsize=1)

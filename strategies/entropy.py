@@ -1,9 +1,10 @@
 """Entropy: the tasks whose most doubtful windows or pixels are the most doubtful (Shannon, 1948).
 
 Windows: per window and class the Bernoulli entropy H(p) = -p ln p - (1 - p) ln(1 - p) in nats; per
-window the maximum over classes; per task the mean of the top quarter of its windows. Pixels: the
-doubt of the pixels of the proposed regions, classes weighted by the length of their outline, times
-ln 2. Either way a large image or region does not win by its size. "both" is the mean of the two.
+window the maximum over classes; per task the mean of the top quarter of its windows. Pixels:
+sum(w H(p)) / sum(w) with the weight w = 1 in a band around the proposed outline and 0 elsewhere,
+classes weighted by the length of their outlines. Either way a large image or region does not win by
+its size. "both" is the mean of the two.
 Reads the window probabilities, and for pixels `pixel_doubt`. Use it by default; `pixels` where the
 model knows where defects are but not how far they reach.
 """

@@ -43,3 +43,7 @@ def wait_for_file(path: str, released: str) -> None:
 
 def mark_failed(job_id: str, reason: str) -> None:
     note(os.environ["QUEUE_TEST_FAILURES"], f"{job_id}: {reason}")
+
+
+def mark_killed(job_id: str, reason: str) -> None:
+    note(os.environ["QUEUE_TEST_FAILURES"], f"{job_id} killed: {reason}")

@@ -22,7 +22,8 @@ import pytest
 
 from backend import health, running
 from backend.demo import label_studio as demo_label_studio
-from backend.settings import Settings, env_names
+from backend.settings import Settings
+from backend.settings_parts import env_names
 from tests import compose_file
 
 ROOT = compose_file.ROOT

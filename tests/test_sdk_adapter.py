@@ -9,61 +9,34 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from backend import sdk_adapter
+from backend import official_server, sdk_adapter
 from backend.credentials import Credentials
 from backend.errors import LabelConfigError, SettingsError
 from backend.settings import Settings
 from backend.store import inbox, projects
+from backend.supervisor import free_port
 from backend.web.app import create_app
+from backend.web_names import SECRET_HEADER
 from backend.wiring import Services, build
+from tests.standin.label_studio_ml.model import LabelStudioMLBase
+from tests.standin.label_studio_ml.response import ModelResponse
 from tests.steps.conftest import CONFIG
 
 AUTH = ("ann", "w")
 TASK = {"id": 1, "data": {"image": "/data/upload/7/a.jpg"}, "created_at": "2026-11-21T00:00:00Z"}
+NOTHING = {"model_version": "untrained", "result": [], "score": 1.0}
+ROOT = Path(__file__).resolve().parents[1]
+STANDIN = ROOT / "tests" / "standin"
 OFFICIAL = importlib.util.find_spec("label_studio_ml") is not None
-
-
-@dataclass
-class PlayedResponse:
-    """Stands for ModelResponse: predictions, one or a list per task."""
-
-    predictions: list[Any] = field(default_factory=list)
-
-
-class PlayedBase:
-    """Stands for LabelStudioMLBase of label-studio-ml 2.x, its cache a dict."""
-
-    cache: dict[tuple[str, str], str]
-
-    def __init__(self, project_id: str | None = None, label_config: str | None = None) -> None:
-        self.project_id = project_id or ""
-        if label_config is not None:
-            self.set("label_config", label_config)
-        if not self.get("model_version"):
-            self.set("model_version", "0.0.1")
-        self.setup()
-
-    def setup(self) -> None:
-        raise NotImplementedError
-
-    def get(self, key: str) -> str | None:
-        return self.cache.get((self.project_id, key))
-
-    def set(self, key: str, value: str) -> None:
-        if not isinstance(value, str):
-            raise ValueError("Value must be a string")
-        self.cache[self.project_id, key] = value
-
-    @property
-    def label_config(self) -> str | None:
-        return self.get("label_config")
 
 
 @pytest.fixture
@@ -90,8 +63,8 @@ def services(environ: dict[str, str]) -> Iterator[Services]:
 
 @pytest.fixture
 def model(services: Services) -> Any:
-    base = type("Base", (PlayedBase,), {"cache": {}})
-    return sdk_adapter.model_class(base, PlayedResponse, lambda: services)
+    base = type("Base", (LabelStudioMLBase,), {"cache": {}})
+    return sdk_adapter.model_class(base, ModelResponse, lambda: services)
 
 
 def test_making_the_model_takes_the_project_in_and_names_the_version(
@@ -199,14 +172,20 @@ print(json.dumps([(call.status_code, call.get_json(silent=True)) for call in cal
 """
 
 
-@pytest.mark.skipif(not OFFICIAL, reason="label-studio-ml is not installed")
-def test_the_official_server_itself_serves_it(environ: dict[str, str], tmp_path: Path) -> None:
+def surroundings(environ: dict[str, str]) -> dict[str, str]:
+    """Return what a process needs to run the official server: the real one, or its stand-in."""
     inherited = {
         key: os.environ[key] for key in ("PATH", "HOME", "PYTHONPATH") if key in os.environ
     }
+    if OFFICIAL:
+        return {**inherited, **environ}
+    return {**inherited, **environ, "PYTHONPATH": os.pathsep.join((str(STANDIN), str(ROOT)))}
+
+
+def test_the_official_server_serves_it(environ: dict[str, str], tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", OFFICIAL_CALLS],
-        env={**inherited, **environ},
+        env=surroundings(environ),
         capture_output=True,
         text=True,
         check=False,
@@ -216,6 +195,66 @@ def test_the_official_server_itself_serves_it(environ: dict[str, str], tmp_path:
     assert health == [200, {"status": "UP", "model_class": "Labelclimb"}]
     assert stranger[0] == refused[0] == 401
     assert setup == [200, {"model_version": "untrained"}]
-    one = {"model_version": "untrained", "result": [], "score": 1.0}
-    assert predicted == [200, {"results": [one]}]
+    assert predicted == [200, {"results": [NOTHING]}]
     assert (event[0], event[1]["status"]) == (201, "ok")
+
+
+def listens(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(url, timeout=2.0, trust_env=False).status_code == 401
+    return False
+
+
+@contextmanager
+def gunicorn(environ: dict[str, str], log: Path) -> Iterator[str]:
+    """Run it as HumanSignal's Docker images do; the API is loaded once and forked."""
+    port = free_port(0)
+    command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--threads", "8",
+               "--timeout", "0", "--bind", f"127.0.0.1:{port}", "_wsgi:app"]  # fmt: skip
+    folder = Path(official_server.__path__[0])
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=surroundings(environ), stdout=output, stderr=output
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while not listens(url):
+            assert process.poll() is None, log.read_text()
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.integration
+def test_it_runs_in_several_processes_of_gunicorn(
+    environ: dict[str, str], tmp_path: Path, services: Services
+) -> None:
+    project = {"id": 7, "label_config": CONFIG}
+    secret = {SECRET_HEADER: "secret"}
+    log = tmp_path / "gunicorn.log"
+    with gunicorn(environ, log) as url, ThreadPoolExecutor(8) as pool:
+        client = httpx.Client(base_url=url, timeout=60, trust_env=False)
+        with client:
+            assert client.get("/health", auth=AUTH).json()["model_class"] == "Labelclimb"
+            assert client.get("/health").status_code == 401
+            body = {"project": "7.1", "schema": CONFIG}
+            assert client.post("/setup", json=body, auth=AUTH).json() == {
+                "model_version": "untrained"
+            }
+            asked = {"project": "7.1", "tasks": [TASK, {**TASK, "id": 2}], "label_config": CONFIG}
+            predicted = client.post("/predict", json={**asked, "params": {}}, auth=AUTH)
+            assert predicted.json() == {"results": [NOTHING, NOTHING]}
+
+            def send(number: int) -> int:
+                annotation = {"id": number, "task": 1, "result": []}
+                event = {"action": "ANNOTATION_CREATED", "annotation": annotation}
+                sent = {**event, "project": project, "task": TASK}
+                return client.post("/webhook", json=sent, headers=secret).status_code
+
+            assert set(pool.map(send, range(40))) == {201}
+            assert client.post("/webhook", json={}, headers={SECRET_HEADER: "x"}).status_code == 401
+    with services.store.reading() as tx:
+        kept = inbox.pending(tx)
+    assert sorted(event.payload["annotation"]["id"] for event in kept) == list(range(40))
+    assert "Traceback" not in log.read_text()

@@ -80,7 +80,7 @@ def play(services: Services, project: DemoProject, tasks: int, rng: np.random.Ge
         task = services.labelstudio.next_task(project.id)
         if task is None:
             break
-        spent, without = _annotate(services, project, task, shown, rng)
+        spent, without = annotate(services, project, task, shown, rng)
         seconds, scratch = seconds + spent, scratch + without
         done.add(int(task["id"]))
     version = wait_for_training(services, project.id, after=before)
@@ -101,7 +101,7 @@ def play(services: Services, project: DemoProject, tasks: int, rng: np.random.Ge
     )
 
 
-def _annotate(
+def annotate(
     services: Services,
     project: DemoProject,
     task: Mapping[str, Any],

@@ -38,7 +38,7 @@ def run(options: Options, console: Console) -> Result:
     Raises SettingsError for folders that cannot be used, LabelclimbError when a training fails.
     """
     _make_folders(options)
-    _limit_threads(options.threads)
+    limit_threads(options.threads)
     pipeline = models.base.get(options.pipeline)
     parts = _split(options)
     class_name = options.class_name or folders.class_of(options.images, options.masks)
@@ -227,7 +227,8 @@ def _make_folders(options: Options) -> None:
                 raise SettingsError(f"{folder} cannot be made a folder: {error}") from error
 
 
-def _limit_threads(threads: int | None) -> None:
+def limit_threads(threads: int | None) -> None:
+    """Limit the processor threads of this process; None = as they are."""
     if threads is not None:
         import torch
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from backend.loop.ordering import describing
 from backend.loop.ordering.describing import heuristic_s
 from backend.loop.ordering.regression import Model, fit
-from backend.records import Interaction, TaskEvidence
+from backend.records import Interaction, TaskEvidence, Weighting
 from strategies.base import FloatArray, IntArray, shuffle_keys
 from strategies.reading.ranks import mean_ranks
 
@@ -26,8 +25,6 @@ FOLDS = 5
 BELIEVED = 0.5  # least trust: seconds of those who did not look teach nothing about looking
 COVERED = 0.8  # of the tasks take between the ends of their interval
 HEURISTIC_SPAN = 3.0  # ends of the heuristic's interval, as a factor: it knows no better
-
-Weighting = Literal["off", "hard_first", "curriculum"]
 
 
 @dataclass(frozen=True)

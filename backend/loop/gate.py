@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Mask
+from backend.loop import calibrated
+from backend.loop.calibrated import Sure
+from models.base import ClassProposal, Mask
 from models.masks.correction import TOLERANCE_PX, correction
 
 MIN_TASKS = 5  # below it resampling says nothing and a simple rule judges
@@ -26,13 +28,17 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How a version did for one class of one validation task; see `models.masks.correction`."""
+    """How a version did for one class of one validation task; see `models.masks.correction`.
+
+    regions: the confidence of each proposed region, and whether it was right.
+    """
 
     task: str
     class_name: str
     cost_s: float
     f: float
     f_strict: float
+    regions: tuple[Sure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,12 @@ def is_validation(project: int, image_key: str, share: float = 0.2) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
-def score(task: str, class_name: str, proposal: Mask, final: Mask) -> TaskScore:
-    """Score a proposal against the mask that a person left; (H, W) bool each."""
-    found = correction(proposal, final)
-    return TaskScore(task, class_name, cost_s=found.cost_s, f=found.f, f_strict=found.f_strict)
+def score(task: str, class_name: str, proposal: ClassProposal | None, final: Mask) -> TaskScore:
+    """Score a proposal, None = nothing, against the mask that a person left, (H, W) bool."""
+    mask = np.zeros_like(final) if proposal is None else proposal.mask
+    found = correction(mask, final)
+    regions = () if proposal is None else calibrated.of_regions(mask, proposal.regions, final)
+    return TaskScore(task, class_name, found.cost_s, found.f, found.f_strict, regions)
 
 
 def judge(
@@ -69,12 +77,14 @@ def judge(
 ) -> Verdict:
     """Compare on the (task, class) pairs that both have; champion None: there is no version yet.
 
-    A first version, and one without validation tasks, is promoted. With fewer than `min_tasks`
-    tasks the challenger, which knows more labels, is promoted unless its mean F-measure is more
-    than WORSE_F below, or its mean cost exceeds WORSE_COST times the champion's without any gain
-    in F-measure. From there on it must cost no more in a share
-    CHEAPER of paired bootstrap resamples of tasks (Efron, 1979), not be clearly (95 %) worse in
-    F-measure, and keep every class within CLASS_FLOOR. Figures that are not finite never promote.
+    A first version, and one without validation tasks, is promoted; one that is worse on every
+    task, and better on none, is not. With fewer than `min_tasks` tasks the challenger, which knows
+    more labels, is promoted unless its mean F-measure is more than WORSE_F below, or its mean cost
+    exceeds WORSE_COST times the champion's without any gain in F-measure. From there on it must
+    cost no more in a share CHEAPER of paired bootstrap resamples of tasks (Efron, 1979), not be
+    clearly (95 %) worse in F-measure or in the calibration of its regions' confidences
+    (`calibrated`), and keep every class within CLASS_FLOOR. Figures that are not finite never
+    promote.
     """
     wrong = sum(not _finite(one) for one in challenger)
     if wrong:
@@ -91,6 +101,11 @@ def judge(
         "champion": _means(before),
         "challenger": _means(after),
     }
+    if _is_dominated(before, after):
+        figures["rule"] = "dominated"
+        means = _sentence(figures["champion"], figures["challenger"])
+        reason = f"worse on every one of {figures['tasks']} validation task(s): {means}"
+        return Verdict(False, reason, figures)
     if figures["tasks"] < min_tasks:
         return _simple(figures)
     return _tested(before, after, figures, seed)
@@ -122,7 +137,9 @@ def choose(
     whole = judge(champion, challenger, seed=seed, min_tasks=min_tasks)
     verdicts = _by_class(champion or (), challenger, separable, seed, min_tasks)
     kept = tuple(name for name, verdict in verdicts.items() if not verdict.promote)
-    if champion is None or not kept or len(kept) == len({one.class_name for one in challenger}):
+    hopeless = whole.figures.get("rule") == "dominated"
+    all_kept = len(kept) == len({one.class_name for one in challenger})
+    if champion is None or not kept or all_kept or hopeless:
         return Choice(whole)
     own = [one for one in champion if one.class_name in kept]
     others = [one for one in challenger if one.class_name not in kept]
@@ -155,7 +172,17 @@ def _by_class(
 
 
 def _finite(one: TaskScore) -> bool:
-    return all(math.isfinite(value) for value in (one.cost_s, one.f, one.f_strict))
+    confidences = (confidence for confidence, _ in one.regions)
+    return all(math.isfinite(value) for value in (one.cost_s, one.f, one.f_strict, *confidences))
+
+
+def _is_dominated(before: Sequence[TaskScore], after: Sequence[TaskScore]) -> bool:
+    """Say whether the second is better nowhere, and worse somewhere on every task."""
+    pairs = list(zip(before, after, strict=True))
+    if any(a.cost_s < b.cost_s or a.f > b.f for b, a in pairs):
+        return False
+    worse = {a.task for b, a in pairs if a.cost_s > b.cost_s or a.f < b.f}
+    return worse == {a.task for _, a in pairs}
 
 
 def _paired(
@@ -180,6 +207,7 @@ def _means(scores: Sequence[TaskScore]) -> dict[str, Any]:
             name: float(np.mean([one.f for one in scores if one.class_name == name]))
             for name in names
         },
+        "calibration": calibrated.figures([sure for one in scores for sure in one.regions]),
     }
 
 
@@ -206,9 +234,13 @@ def _tested(
     cheaper = float((costs[drawn].mean(axis=1) >= 0).mean())
     f_high = float(np.quantile(fs[drawn].mean(axis=1), 0.95))
     lost = _below_floor(figures["champion"], figures["challenger"])
+    sure = calibrated.compare(_regions(before), _regions(after), drawn)
     objections = _objections(cheaper, f_high, lost)
+    if sure is not None and sure.is_clearly_worse:
+        rise = f"{sure.ece_rise:.2f} ({calibrated.WORSE_ECE} allowed)"
+        objections.append(f"the calibration error of its confidences rose by {rise}")
     figures = {**figures, "rule": "bootstrap", "cheaper": cheaper, "f_gain_upper": f_high}
-    figures["below_floor"] = lost
+    figures |= {"below_floor": lost, "calibration": None if sure is None else asdict(sure)}
     means = _sentence(figures["champion"], figures["challenger"])
     verdict = "; ".join(objections) or f"costs no more in {cheaper:.0%} of resamples"
     reason = f"{verdict}, on {figures['tasks']} validation tasks: {means}"
@@ -221,6 +253,14 @@ def _differences(tasks: Sequence[str], gains: Sequence[float]) -> Values:
     sums = np.bincount(rows, weights=np.array(gains, dtype=np.float64), minlength=len(names))
     means: Values = sums / np.bincount(rows, minlength=len(names))
     return means
+
+
+def _regions(scores: Sequence[TaskScore]) -> list[list[Sure]]:
+    """Return the regions of each task, of all its classes, in the order of the tasks' names."""
+    by_task: dict[str, list[Sure]] = {one.task: [] for one in scores}
+    for one in scores:
+        by_task[one.task] += one.regions
+    return [by_task[task] for task in sorted(by_task)]
 
 
 def _below_floor(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -7,10 +7,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from backend.loop.schedule import Schedule
 from backend.records import VerifiedMask, WeakLabel
 
 FRESH_EVERY = 5  # versions: one that was trained on and on remembers labels that were corrected
+CLOCKS_DIFFER = timedelta(minutes=1)  # between machines, at most
 MOST_GROWTH = 2.0  # of the labels since the version to start from was trained
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a training on the present snapshot ended without a version.
+
+    again_at: when it is tried again by itself; None: only on request.
+    """
+
+    cancelled: bool
+    reason: str
+    at: datetime
+    again_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,8 @@ class PolicyState:
     new_labels: weak labels that no training has seen; oldest_untrained_at: when the first of them
     came. running: a training is queued or at work. trainable: some class has positive and
     negative labels. snapshot, last_snapshot: digests of the present and the last training set.
+    schedule_since: what of the schedule came before needs nothing: the newest training, or setting
+    the schedule. attempt: the last one on this very snapshot, if it made no version.
     """
 
     new_labels: int
@@ -33,6 +50,9 @@ class PolicyState:
     snapshot: str
     last_snapshot: str | None
     trainable: bool = True
+    schedule: Schedule | None = None
+    schedule_since: datetime | None = None
+    attempt: Attempt | None = None
 
 
 @dataclass(frozen=True)
@@ -44,19 +64,40 @@ class Decision:
 
 
 def decide(state: PolicyState, now: datetime) -> Decision:
-    """Decide: on request at once; else with enough labels, after a pause or the longest wait.
+    """Decide: on request or by the clock at once; else with enough labels, after a pause.
 
-    Never while a training runs, never without something trainable, never twice on one snapshot.
+    Never while a training runs, never without something trainable, never twice on one snapshot;
+    one that failed or was cancelled may come again on request.
     """
-    obstacle = _obstacle(state)
+    obstacle = _obstacle(state, now)
     if obstacle:
         return Decision(False, obstacle)
     if state.train_requested_at is not None:
         return Decision(True, f"training was requested at {_clock(state.train_requested_at, now)}")
     count = f"{state.new_labels} of {state.train_after} new labels"
+    scheduled = scheduled_at(state, now)
+    if scheduled is not None:
+        return Decision(True, f"{count}; scheduled for {_clock(scheduled, now)}")
     if state.new_labels < state.train_after:
-        return Decision(False, count)
+        return Decision(False, count + _pause(state, now) + _outlook(state, now))
     return _after_pause(state, now, count)
+
+
+def wants_snapshot(state: PolicyState, now: datetime) -> bool:
+    """Say whether the decision depends on which labels there are, not on their number alone."""
+    if state.train_requested_at is not None or state.new_labels >= state.train_after:
+        return True
+    return scheduled_at(state, now) is not None
+
+
+def scheduled_at(state: PolicyState, now: datetime) -> datetime | None:
+    """Return the scheduled moment that is due: it found new labels, and no training came since."""
+    if state.schedule is None or state.oldest_untrained_at is None or not state.new_labels:
+        return None
+    moment = state.schedule.latest(now)
+    if state.schedule_since is not None and moment <= state.schedule_since:
+        return None
+    return moment if state.oldest_untrained_at <= moment else None
 
 
 @dataclass(frozen=True)
@@ -128,24 +169,56 @@ def _listed(names: frozenset[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _obstacle(state: PolicyState) -> str | None:
+def _obstacle(state: PolicyState, now: datetime) -> str | None:
     if state.running:
         return "a training is queued or running"
     if not state.trainable:
         return "nothing to train: no class has both positive and negative labels yet"
     if state.snapshot == state.last_snapshot:
         return "nothing has changed since the last training"
+    return _ended_without(state, state.attempt, now) if state.attempt else None
+
+
+def _ended_without(state: PolicyState, attempt: Attempt, now: datetime) -> str | None:
+    """Say why these labels are not tried again after an attempt, None when they are."""
+    if state.train_requested_at is not None and state.train_requested_at > attempt.at:
+        return None
+    if attempt.cancelled:
+        return "the training on these labels was cancelled; Start Training begins it again"
+    failed = f"the last training failed: {attempt.reason}"
+    if attempt.again_at is None:
+        return f"{failed}; Start Training tries these labels again"
+    if now < attempt.again_at:
+        return f"{failed}; it is tried again at {_clock(attempt.again_at, now)}"
     return None
 
 
 def _after_pause(state: PolicyState, now: datetime, count: str) -> Decision:
-    quiet_at = _plus(state.newest_annotation_at, state.quiet_s)
     patience_at = _plus(state.oldest_untrained_at, state.max_wait_s)
-    if quiet_at is None or now >= quiet_at:
+    pause = _pause(state, now)
+    if not pause:
         return Decision(True, f"{count}; nobody has annotated for {state.quiet_s:g} s")
     if patience_at is not None and now >= patience_at:
         return Decision(True, f"{count}; the oldest waited longer than {state.max_wait_s:g} s")
-    return Decision(False, f"{count}; quiet period ends {_clock(quiet_at, now)}")
+    return Decision(False, count + pause)
+
+
+def _pause(state: PolicyState, now: datetime) -> str:
+    """Say when the annotators will have paused long enough, "" when they have.
+
+    A moment that lies ahead was noted before the clock was set back: nothing waits for it.
+    """
+    newest = state.newest_annotation_at
+    if newest is None or newest > now + CLOCKS_DIFFER:
+        return ""
+    quiet_at = newest + timedelta(seconds=state.quiet_s)
+    return "" if now >= quiet_at else f"; quiet period ends {_clock(quiet_at, now)}"
+
+
+def _outlook(state: PolicyState, now: datetime) -> str:
+    if state.schedule is None or not state.new_labels:
+        return ""
+    return f"; scheduled for {_clock(state.schedule.upcoming(now), now)}"
 
 
 def _plus(moment: datetime | None, seconds: float) -> datetime | None:
@@ -153,4 +226,7 @@ def _plus(moment: datetime | None, seconds: float) -> datetime | None:
 
 
 def _clock(moment: datetime, now: datetime) -> str:
-    return moment.astimezone(now.tzinfo).strftime("%H:%M:%S")
+    """Name a moment by the clock of `now`; with its day, unless that is within a day."""
+    local = moment.astimezone(now.tzinfo)
+    near = abs(moment - now) < timedelta(days=1)
+    return local.strftime("%H:%M:%S %Z" if near else "%a %H:%M:%S %Z")

@@ -11,6 +11,7 @@ import strategies.base
 from backend.loop import difficulty
 from backend.loop.difficulty import Difficulty
 from backend.loop.ordering import pooling, reasons
+from backend.loop.ordering.spreading import spread
 from backend.records import Interaction, TaskEvidence
 from strategies.base import NO_OPTIONS, Options, Pool, Strategy, Trial
 from strategies.geometry.groups import k_means
@@ -18,10 +19,10 @@ from strategies.geometry.groups import k_means
 CLUSTERS = 8  # groups of tasks from which people who work at once are served in turn
 FIELDS = {  # what a field of the pool is, to whoever chose a strategy that needs it
     "tile_probs": "predicted tasks",
-    "pixel_doubt": "predicted tasks",
+    "pixel_doubt": "the doubt along the outlines, which versions tell from their next training on",
     "edit_seconds": "predicted tasks",
     "embeddings": "embeddings of one version for all tasks",
-    "samples": "several stochastic passes of the model, which no pipeline makes yet",
+    "samples": "stochastic passes of the model over all tasks, kept from the next training on",
     "committee_probs": "proposals of two versions",
     "class_share": "finished tasks",
     "annotated": "finished tasks and orders no open ones (see `labelclimb review`)",
@@ -37,7 +38,8 @@ class Ranking:
     among others choose it. edit_seconds: {task: predicted seconds}
     of the tasks with evidence; basis: what that prediction rests on; difficulty: all of it.
     reasons: {task: why it is where it is, in one sentence}. clusters: {task: its group} where the
-    strategy asks that people who work at once get tasks of different kinds, else {}.
+    strategy asks that people who work at once get tasks of different kinds (then the head of the
+    order is spread over them, see `ordering.spreading`), else {}.
     """
 
     order: tuple[int, ...]
@@ -88,7 +90,8 @@ def rank(
     used, options, note = _able(strategy, pool, options)
     ranked = strategies.base.rank(strategies.base.get(used), pool, seed, options).tolist()
     acting, why = _acting(used, pool, options)
-    order = (*ranked, *_last(tasks, ranked, seed))
+    groups = groups_of(pool, seed) if _is_diverse(acting) else {}
+    order = (*spread(ranked, groups), *_last(tasks, ranked, seed))
     return Ranking(
         order=order,
         priorities=strategies.base.priorities(order),
@@ -99,7 +102,7 @@ def rank(
         basis=predicted.basis,
         difficulty=predicted,
         reasons=reasons.of(order, evidence, predicted, strategies.base.get(acting)),
-        clusters=groups_of(pool, seed) if _is_diverse(acting) else {},
+        clusters=groups,
     )
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from backend.loop import policy
+from dataclasses import replace
+from typing import Any
+
+from backend.loop import policy, schedule
+from backend.records import Project
+from backend.steps import projects as project_steps
 from backend.steps import queues, taught
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, projects, publishing, tasks
@@ -18,7 +23,19 @@ def next_steps(services: Services, project_id: int) -> policy.Decision:
         _drop_idle_request(services, project_id, snapshot)
     if publication_due(services, project_id):
         queues.publish(services, project_id)
+    else:
+        end_published(services, project_id)
     return decision
+
+
+def end_published(services: Services, project_id: int) -> None:
+    """Note that the trainings whose versions were being published are done."""
+    with services.store.reading() as tx:
+        shown = jobs.publishing(tx, project_id)
+    if shown:
+        with services.store.transaction() as tx:
+            for job in shown:
+                jobs.finish(tx, job.id, "done", None, services.clock())
 
 
 def _drop_idle_request(services: Services, project_id: int, snapshot: str) -> None:
@@ -41,12 +58,12 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
         written = annotation_rows.learned(tx, project_id)  # by our clock: an outage ages nothing
         counts = learning.label_counts(tx, project_id)
         running = jobs.running(tx, project_id, "train")
+        latest = next(iter(jobs.list(tx, project_id, 1)), None)
+    now = services.clock()
     since = project.last_snapshot_at
     untrained = {a: at for a, at in written.items() if since is None or at > since}
     new_labels = sum(count for a, count in counts.items() if a in untrained)
-    snapshot, trainable = "", True
-    if project.train_requested_at is not None or new_labels >= project.train_after:
-        snapshot, trainable = _training_set(services, project_id)
+    started = latest.created_at if latest else None
     state = policy.PolicyState(
         new_labels=new_labels,
         train_after=project.train_after,
@@ -56,11 +73,41 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
         oldest_untrained_at=min(untrained.values(), default=None),
         train_requested_at=project.train_requested_at,
         running=bool(running),
-        snapshot=snapshot,
+        snapshot="",
         last_snapshot=project.last_snapshot,
-        trainable=trainable,
+        schedule=schedule.parse(project.schedule),
+        schedule_since=max(filter(None, (project.schedule_set_at, started)), default=None),
     )
-    return policy.decide(state, services.clock()), snapshot
+    if policy.wants_snapshot(state, now):
+        state = _with_snapshot(services, project_id, state)
+    return policy.decide(state, now), state.snapshot
+
+
+def _with_snapshot(
+    services: Services, project_id: int, state: policy.PolicyState
+) -> policy.PolicyState:
+    """Add which labels there are, and what came of a former training on them."""
+    snapshot, trainable = _training_set(services, project_id)
+    with services.store.reading() as tx:
+        job = jobs.get(tx, queues.train_job_id(project_id, snapshot))
+    attempt = None
+    if job is not None and job.state in ("failed", "cancelled") and job.finished_at is not None:
+        why = job.error or "for no known reason"
+        attempt = policy.Attempt(job.state == "cancelled", why, job.finished_at, job.again_at)
+    return replace(state, snapshot=snapshot, trainable=trainable, attempt=attempt)
+
+
+def change_policy(services: Services, project_id: int, **changes: Any) -> Project:
+    """Change when a project trains: `train_after`, `quiet_s`, `max_wait_s`, `schedule`.
+
+    A schedule looks ahead: what it would have done before is not made up for. Raises UnknownThing,
+    and InvalidPayload for a schedule that cannot be read.
+    """
+    text = changes.get("schedule")
+    if text is not None:
+        schedule.parse(text)
+        changes = {**changes, "schedule_set_at": services.clock()}
+    return project_steps.change(services, project_id, **changes)
 
 
 def current_snapshot(services: Services, project_id: int) -> str:

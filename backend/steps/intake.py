@@ -25,6 +25,7 @@ from backend.store import projects as project_rows
 from backend.wiring import Services
 
 PROJECT_FIELDS = ("id", "title", "label_config", "updated_at")  # the rest is bulk, or a token
+GONE = "Label Studio no longer has the project"
 YOUNG = timedelta(seconds=10)  # a task deleted so soon after its creation may be the wrong one
 
 Source: TypeAlias = Literal["webhook", "reconciler"]
@@ -296,6 +297,7 @@ def _apply(
         _delete_tasks(tx, event, known)
     elif isinstance(event, events.ProjectDeleted):
         reconciling.note(tx, project_id, gone_at=at)
+        jobs.cancel_all(tx, project_id, GONE, at)
     elif isinstance(event, events.StartTraining):
         _request_training(tx, project_id, at)
 
@@ -364,7 +366,5 @@ def _review(tx: Connection, found: Sequence[events.Review]) -> None:
 
 
 def _request_training(tx: Connection, project_id: int, now: datetime) -> None:
-    """Note the request; after a failure the same labels may be tried again."""
-    latest = next(iter(jobs.list(tx, project_id, 1)), None)
-    again = {"last_snapshot": None} if latest is not None and latest.state == "failed" else {}
-    project_rows.update(tx, project_id, train_requested_at=now, **again)
+    """Note the request: also the labels of a training that failed are tried again then."""
+    project_rows.update(tx, project_id, train_requested_at=now)

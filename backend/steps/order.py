@@ -96,7 +96,7 @@ def review(services: Services, project_id: int) -> list[Suspect]:
     projects.require(services, project_id)
     with services.store.reading() as tx:
         past = taught.past(tx, project_id, services.settings)
-        seen = _evidence_of(tx, project_id, past, embeddings=False)
+        seen = evidence_of(tx, project_id, past, embeddings=False)
     return reviewing.suspects(past, seen, seed=services.settings.seed)
 
 
@@ -109,24 +109,28 @@ def _gathered(
 ) -> tuple[Mapping[int, TaskEvidence], Known]:
     """Read what the strategy may need: evidence of the version in use, and what else is known.
 
-    Embeddings, which are most of the bytes, only where the strategy or learned seconds use them.
+    Embeddings, which are most of the bytes, only where the strategy, its groups of alike tasks or
+    learned seconds use them, and stochastic passes only where the strategy does.
     """
     wished = strategies.base.wishes(strategy, options)
     number = project.champion or 0
     with services.store.reading() as tx:
         past = taught.past(tx, project.id, services.settings)
         is_wished = "embeddings" in wished
-        embeddings = is_wished or len({one.annotation for one in past}) >= difficulty.NEEDED
+        is_diverse = bool(getattr(strategy, "diverse", False))  # alike tasks are told by embedding
+        learned = len({one.annotation for one in past}) >= difficulty.NEEDED
+        embeddings = is_wished or is_diverse or learned
         evidence = proposals.evidence(
             tx,
             project.id,
             number,
             only=None if is_wished else open_tasks,
             embeddings=embeddings,
+            samples="samples" in wished,
         )
         known = Known(
             past=past,
-            past_evidence=_evidence_of(tx, project.id, past, embeddings=embeddings),
+            past_evidence=evidence_of(tx, project.id, past, embeddings=embeddings),
             finished=len(tasks.all(tx, project.id)) - len(open_tasks),
             trials=trials.of_project(
                 versions.list(tx, project.id), past, choices.list(tx, project.id)
@@ -144,7 +148,9 @@ def _earlier(
     """Return the open tasks' evidence of the versions before this one, the newest first."""
     found: list[Mapping[int, TaskEvidence]] = []
     for earlier in range(number - 1, 0, -1):
-        seen = proposals.evidence(tx, project_id, earlier, only=open_tasks, embeddings=False)
+        seen = proposals.evidence(
+            tx, project_id, earlier, only=open_tasks, embeddings=False, samples=False
+        )
         if seen:
             found.append(seen)
         if len(found) == pooling.MEMBERS - 1:
@@ -152,7 +158,7 @@ def _earlier(
     return found
 
 
-def _evidence_of(
+def evidence_of(
     tx: Connection, project_id: int, past: Sequence[Interaction], *, embeddings: bool
 ) -> list[TaskEvidence]:
     """Return what the versions whose proposals were corrected had computed of those tasks."""
@@ -164,7 +170,7 @@ def _evidence_of(
         found
         for version, ids in wanted.items()
         for found in proposals.evidence(
-            tx, project_id, version, only=ids, embeddings=embeddings
+            tx, project_id, version, only=ids, embeddings=embeddings, samples=False
         ).values()
     ]
 

@@ -13,15 +13,16 @@ from backend.errors import InvalidPayload, QueueError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import events, prompts
 from backend.records import Project, Task
-from backend.steps import prompt, queues
+from backend.steps import prompt, queues, seeing
 from backend.steps.decide import version_number
 from backend.steps.projects import shown_version
-from backend.steps.publish import CHUNK, prediction
+from backend.steps.publish import prediction
 from backend.store import proposals, publishing, tasks
 from backend.wiring import Services
 
 JsonObject = dict[str, Any]
 
+AT_ONCE = 16  # tasks that one call may have predicted while it waits
 UNRANKED = 0.5  # priority of a task that was opened before it was ranked
 
 log = structlog.get_logger(__name__)
@@ -104,11 +105,11 @@ def _empty(project: Project) -> JsonObject:
 
 
 def _complete(services: Services, project: Project, wanted: Sequence[Task]) -> None:
-    """Have what is missing predicted within the deadline, at most a chunk; the rest comes later."""
+    """Have what is missing predicted within the deadline, at most AT_ONCE; the rest comes later."""
     number = version_number(shown_version(project))
     with services.store.reading() as tx:
         done = proposals.tasks_done(tx, project.id, number)
-    missing = [task for task in wanted if task.id not in done][:CHUNK]
+    missing = [task for task in wanted if task.id not in done][:AT_ONCE]
     if not missing:
         return
     with services.store.transaction() as tx:
@@ -135,7 +136,7 @@ def answer_prompts(
     """
     config = label_config.parse(project.label_config)
     asked = prompts.parse(context, config)
-    number = _serving(project)
+    number = seeing.serving(project)
     if not prompts.classes_of(asked) or number is None:
         return [_empty(project) for _ in payloads]
     deadline_s = time.monotonic() + services.settings.predict_deadline_s
@@ -150,11 +151,6 @@ def answer_prompts(
         )
         for payload in payloads
     ]
-
-
-def _serving(project: Project) -> int | None:
-    """Return the number of the version that is shown, or about to be; None before the first."""
-    return project.champion if project.published is None else version_number(project.published)
 
 
 def _answer_prompts(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 from sqlalchemy import Connection
@@ -14,12 +15,14 @@ from sqlalchemy import Connection
 import strategies.base
 from backend.errors import InvalidPayload, UnknownThing
 from backend.labelstudio import config as label_config
-from backend.records import Job, Project, Version
+from backend.loop import succession
+from backend.records import Job, Project, Reign, ReignStart, Version, Weighting
 from backend.registry import OWN_FILES
 from backend.steps import queues
-from backend.store import jobs, projects, publishing, tasks, versions
+from backend.store import jobs, projects, publishing, reigns, tasks, versions
 from backend.wiring import Services
 
+WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 UNTRAINED = "untrained"  # what /setup answers before the first version
 
 log = structlog.get_logger(__name__)
@@ -51,6 +54,8 @@ def _add(services: Services, project_id: int, config_xml: str, title: str) -> Pr
         train_after=settings.train_after,
         quiet_s=settings.quiet_s,
         max_wait_s=settings.max_wait_s,
+        rollback=settings.rollback,
+        weighting=settings.weighting,
         created_at=services.clock(),
     )
     with services.store.transaction() as tx:
@@ -117,6 +122,13 @@ def choose_strategy(
     return rerank(services, project_id)
 
 
+def choose_weighting(services: Services, project_id: int, name: str) -> Project:
+    """Change which finished tasks trainings look at more often, from the next training on."""
+    if name not in WEIGHTINGS:
+        raise InvalidPayload(f"weighting is {name!r}; give one of {', '.join(WEIGHTINGS)}")
+    return change(services, project_id, weighting=name)
+
+
 def change(services: Services, project_id: int, **changes: Any) -> Project:
     """Change a project's settings."""
     require(services, project_id)
@@ -151,7 +163,7 @@ def want_order(tx: Connection, project_id: int) -> Project:
 
 
 def activate(services: Services, project_id: int, number: int) -> Version:
-    """Make a stored version the champion and publish its proposals: promotion and rollback."""
+    """Make a stored version the champion and publish the proposals that it has made already."""
     require(services, project_id)
     with services.store.reading() as tx:
         version = versions.get(tx, project_id, number)
@@ -160,18 +172,74 @@ def activate(services: Services, project_id: int, number: int) -> Version:
             raise UnknownThing(f"project {project_id} has no version v{number}; it has {known}")
     services.registry.folder(project_id, number)  # refuses a damaged one
     with services.store.transaction() as tx:
-        promote(tx, project_id, number)
+        promote(tx, project_id, number, how="activated", at=services.clock())
     queues.publish(services, project_id)
     return version
 
 
-def promote(tx: Connection, project_id: int, number: int) -> None:
-    """Move the champion pointer; the former champion retires and stays available."""
-    former = versions.champion(tx, project_id)
+def rollback(
+    services: Services,
+    project_id: int,
+    *,
+    leave: int | None = None,
+    reason: str = "somebody asked for it",
+) -> Version:
+    """Go back to the former champion, which is activated.
+
+    leave: the version to go back from; if another one is in use by now, nothing happens and
+    InvalidPayload is raised, so that two who ask at once do not go back twice. Raises UnknownThing
+    when there is no former champion, CorruptVersion when its files are damaged.
+    """
+    present = require(services, project_id).champion
+    if leave is not None and leave != present:
+        shown = "none" if present is None else f"v{present}"
+        raise InvalidPayload(f"v{leave} is not in use any more ({shown} is): nothing was changed")
+    with services.store.reading() as tx:
+        target = former_champion(tx, project_id)
+    if target is None:
+        raise UnknownThing(
+            f"project {project_id} has no former champion to go back to; "
+            f"`labelclimb versions --project {project_id}` lists what can be activated"
+        )
+    services.registry.folder(project_id, target.number)
+    with services.store.transaction() as tx:
+        now = projects.get(tx, project_id)
+        if now is None or now.champion != present:
+            raise InvalidPayload(f"v{present} was replaced this very moment: nothing was changed")
+        promote(tx, project_id, target.number, how="rolled back", at=services.clock(), why=reason)
+    log.warning("rolled back", project=project_id, from_=present, to=target.name, reason=reason)
+    queues.publish(services, project_id)
+    return target
+
+
+def former_champion(tx: Connection, project_id: int) -> Version | None:
+    """Return the version that a rollback would go back to."""
+    number = succession.former(reigns.list(tx, project_id))
+    version = None if number is None else versions.get(tx, project_id, number)
+    return None if version is None or version.state == versions.PRUNED else version
+
+
+def promote(
+    tx: Connection,
+    project_id: int,
+    number: int,
+    *,
+    how: ReignStart = "promoted",
+    at: datetime | None = None,
+    why: str = "",
+) -> None:
+    """Move the champion pointer and note it; the former champion retires and stays available.
+
+    at: None = when the version was made.
+    """
+    former, version = versions.champion(tx, project_id), versions.get(tx, project_id, number)
     if former is not None and former.number != number:
         versions.set_state(tx, project_id, former.number, "retired")
     versions.set_state(tx, project_id, number, "champion")
     projects.update(tx, project_id, champion=number)
+    if version is not None and (former is None or former.number != number):
+        left = None if former is None else former.number
+        reigns.add(tx, Reign(project_id, number, left, at or version.created_at, how, why))
 
 
 def forget_published(services: Services, project_id: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import cv2
+import numpy as np
 import structlog
 
 from backend.errors import ImageError, UnknownThing
@@ -15,7 +16,7 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.labelstudio.config import LabelConfig
 from backend.records import Project, ProposedRegion, Task, TaskEvidence
-from backend.steps import projects, seeing
+from backend.steps import projects, seeing, shortage
 from backend.store import proposals, tasks, versions
 from backend.wiring import Services
 from models.base import ClassProposal, Fitted, TaskProposal
@@ -43,10 +44,10 @@ def propose(
         version = versions.get(tx, project.id, number)
     if version is None:
         raise UnknownThing(f"version v{number} of project {project.id} has no record")
-    fitted = services.residents.get(project.id, number, version.pipeline)
     config = label_config.parse(project.label_config)
     began = time.monotonic()
     for task in batch:
+        fitted = services.residents.get(project.id, number, version.pipeline)
         _propose_one(services, fitted, config, number, task)
         if longest_s is not None and time.monotonic() - began >= longest_s:
             return
@@ -71,7 +72,7 @@ def _propose_one(
     names = config.trained_names(fitted.classes)
     specs = [replace(config.settings[ours].spec, name=its) for ours, its in names.items()]
     try:
-        seen = fitted.propose(image, specs=specs, heat=True)
+        seen = shortage.propose(services, task, number, fitted, image, specs)
         proposal = _renamed(seen, names)
     except (RuntimeError, ValueError, MemoryError, cv2.error) as error:
         _note_problem(services, task, problem_of(number, f"it cannot be predicted: {error}"))
@@ -85,7 +86,7 @@ def _propose_one(
             for n, region in enumerate(regions, start=first)
         ]
         tasks.set_size(tx, task.project, task.id, width_px=width_px, height_px=height_px)
-        evidence = _evidence(proposal, task, number)
+        evidence = task_evidence(proposal, task, number)
         proposals.save(tx, task.project, task.id, number, named, evidence)
     seeing.keep(services, config, number, task, image, fitted, seen)
 
@@ -163,7 +164,8 @@ def _regions(groups: Sequence[tuple[str, Group]], task: Task, number: int) -> li
     ]
 
 
-def _evidence(proposal: TaskProposal, task: Task, number: int) -> TaskEvidence:
+def task_evidence(proposal: TaskProposal, task: Task, number: int) -> TaskEvidence:
+    """Return what strategies read of a task, as a record."""
     evidence = proposal.evidence
     stats: Mapping[str, Mapping[str, float]] = evidence.stats
     return TaskEvidence(
@@ -174,4 +176,6 @@ def _evidence(proposal: TaskProposal, task: Task, number: int) -> TaskEvidence:
         tile_probs=tuple(tuple(row) for row in evidence.tile_probs.tolist()),
         embedding=tuple(evidence.embedding.tolist()),
         stats=stats,
+        passes=len(evidence.samples),
+        samples=np.rint(evidence.samples * 255).astype(np.uint8).tobytes(),
     )

@@ -41,7 +41,7 @@ def prune(services: Services, project_id: int, keep: int | None = None) -> Prune
         held = versions.referred(tx, project_id, old)  # may read all annotations: it blocks nobody
     with services.store.transaction() as tx:
         chosen = pruning.decide(
-            versions.list(tx, project_id), referred=held | _shown(tx, project_id), keep=newest
+            versions.list(tx, project_id), referred=held | _needed(tx, project_id), keep=newest
         )
         for number in chosen.remove:
             versions.set_state(tx, project_id, number, versions.PRUNED)
@@ -63,11 +63,12 @@ def after_training(services: Services, project_id: int) -> None:
         log.warning("not pruned", project=project_id, reason=str(error))
 
 
-def _shown(tx: Connection, project_id: int) -> set[int]:
-    """Return the versions whose proposals are in Label Studio, or on their way."""
+def _needed(tx: Connection, project_id: int) -> set[int]:
+    """Return the versions in Label Studio, or on their way, and the one to go back to."""
     project = projects.get(tx, project_id)
     names = (project.published, project.pushing) if project else ()
-    return {version_number(name) for name in names if name}
+    former = project_steps.former_champion(tx, project_id)
+    return {version_number(name) for name in names if name} | ({former.number} if former else set())
 
 
 def _slim(services: Services, project_id: int, numbers: Sequence[int]) -> dict[int, int]:

@@ -1,69 +1,58 @@
 """Show the champion's proposals in Label Studio, most urgent first, and flip in one step.
 
-Order of acts: predict what is missing, rank, push under a new name, count, flip the project to
-that name, remove the older names. An annotator never faces a task without the proposals that
-existed before, and a crash between two acts is made good by the next run.
+Order of acts: predict what is missing (`backlog`), rank, push under a new name, count, flip the
+project to that name, remove the older names. An annotator never faces a task without the proposals
+that existed before, and a crash between two acts is made good by the next run.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
 
-from backend.errors import InvalidPayload, LabelStudioError
+from backend.errors import InvalidPayload, LabelStudioError, QueueError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import image_choices, results
 from backend.labelstudio.config import LabelConfig
+from backend.loop.ranking import Ranking
 from backend.records import Project, ProposedRegion, Task
-from backend.steps import order, queues
-from backend.steps.decide import published_name, version_number
+from backend.steps import backlog, clusters, order
+from backend.steps.decide import (
+    end_published,
+    publication_due,
+    published_name,
+    version_number,
+)
 from backend.steps.projects import UNTRAINED, want_order
-from backend.steps.propose import is_blocked, problem_of, propose
+from backend.steps.propose import problem_of
 from backend.store import projects, proposals, publishing, tasks
 from backend.wiring import Services
 
-LONGEST_S = 2400.0  # a crashed worker's lock is released after that
 WAIT_S = 5.0  # for another worker that is publishing: then the job is tried again
 SAMPLING = "Uncertainty sampling"  # Label Studio serves the lowest score first
 READ_AT_ONCE = 50  # tasks whose regions are in memory together
-CHUNK = 16  # tasks predicted per job, so that an opened task need not wait for the backlog
-CHUNK_S = 2.0  # after which a job begins no further task: a click on a new image waits for it
 
 log = structlog.get_logger(__name__)
 
 
-def publish(services: Services, project_id: int, *, step: int = 0) -> None:
-    """Predict one chunk and come again, or, when all open tasks are predicted, show them."""
-    project, backlog = _backlog(services, project_id)
-    if project is None or project.champion is None:
+def publish(services: Services, project_id: int) -> None:
+    """Have what is missing predicted, or, when all open tasks are predicted, show them."""
+    if backlog.enqueue(services, project_id):
         return
-    if backlog:
-        propose(services, project, project.champion, backlog[:CHUNK], longest_s=CHUNK_S)
-        queues.publish(services, project_id, step=step + 1)
-        return
-    with services.queues.lock(f"publish-{project_id}", timeout_s=LONGEST_S, wait_s=WAIT_S):
-        show(services, project_id)
+    with services.queues.lock(f"publish-{project_id}", wait_s=WAIT_S) as lease:
+        show(services, project_id, lease.check)
+    if not publication_due(services, project_id):
+        end_published(services, project_id)
 
 
-def _backlog(services: Services, project_id: int) -> tuple[Project | None, list[Task]]:
-    with services.store.reading() as tx:
-        project = projects.get(tx, project_id)
-        if project is None or project.champion is None:
-            return None, []
-        done = proposals.tasks_done(tx, project_id, project.champion)
-        waiting = [
-            t
-            for t in tasks.open(tx, project_id)
-            if t.id not in done and not is_blocked(t, project.champion)
-        ]
-    return project, waiting
+def show(services: Services, project_id: int, check: Callable[[], None]) -> str | None:
+    """Push what Label Studio lacks; returns the name now shown, None when nothing is trained.
 
-
-def show(services: Services, project_id: int) -> str | None:
-    """Push what Label Studio lacks; returns the name now shown, None when nothing is trained."""
+    check: raises before something is pushed if another process may be pushing by now.
+    """
     with services.store.reading() as tx:
         interrupted = projects.get(tx, project_id)
     if interrupted is not None:
@@ -82,9 +71,10 @@ def show(services: Services, project_id: int) -> str | None:
         log.warning("ranked otherwise than asked", project=project_id, reason=ranked.note)
     if shown is None and ranked is not None:
         order.note(services, project, ranked)
-        return _show_anew(services, project, open_tasks, ranked.priorities)
+        return _show_anew(services, project, open_tasks, ranked, check)
     if ranked is not None:
-        _push_more(services, project, missing, ranked.priorities)
+        _push_more(services, project, missing, ranked.priorities, check)
+    check()
     _remove_others(services, project.id, keep=project.published or "")
     return project.published
 
@@ -101,7 +91,8 @@ def _show_anew(
     services: Services,
     project: Project,
     open_tasks: Sequence[Task],
-    priorities: Mapping[int, float],
+    ranked: Ranking,
+    check: Callable[[], None],
 ) -> str:
     number = project.champion or 0
     with services.store.reading() as tx:
@@ -109,14 +100,16 @@ def _show_anew(
     name = published_name(number, revision)
     with services.store.transaction() as tx:
         projects.update(tx, project.id, pushing=name)
-    refused = _push(services, project, name, open_tasks, priorities)
+    refused = _push(services, project, name, open_tasks, ranked.priorities, check)
     if len(refused) == len(open_tasks):
         raise LabelStudioError(
             f"Label Studio took none of {len(refused)} predictions for project {project.id}: "
             f"{next(iter(refused.values()))}"
         )
+    check()
     services.labelstudio.patch_project(project.id, model_version=name, sampling=SAMPLING)
     _note_shown(services, project, name)
+    clusters.send(services, project.id, name, ranked.order, ranked.clusters, check)
     _remove_others(services, project.id, keep=name, also_untrained=revision == 1)
     log.info("published", project=project.id, version=name, tasks=len(open_tasks))
     return name
@@ -133,7 +126,11 @@ def _revision(name: str) -> int:
 
 
 def _push_more(
-    services: Services, project: Project, missing: Sequence[Task], priorities: Mapping[int, float]
+    services: Services,
+    project: Project,
+    missing: Sequence[Task],
+    priorities: Mapping[int, float],
+    check: Callable[[], None],
 ) -> None:
     """Add new tasks to what is shown; if that breaks off, everything is shown under a new name."""
     name = project.published or ""
@@ -141,8 +138,8 @@ def _push_more(
         wanted = {task.id: priorities.get(task.id, 0.0) for task in missing}
         claimed = publishing.claim(tx, project.id, name, wanted)
     try:
-        _push(services, project, name, [t for t in missing if t.id in claimed], claimed)
-    except LabelStudioError:
+        _push(services, project, name, [t for t in missing if t.id in claimed], claimed, check)
+    except (LabelStudioError, QueueError):
         with services.store.transaction() as tx:
             want_order(tx, project.id)
         raise
@@ -181,6 +178,7 @@ def _push(
     name: str,
     batch: Sequence[Task],
     priorities: Mapping[int, float],
+    check: Callable[[], None],
 ) -> dict[int, str]:
     """Push one prediction per task; return {task: why} of those that Label Studio has none of.
 
@@ -189,7 +187,7 @@ def _push(
     published: trying it again would not help before something changes.
     """
     unfit: dict[int, str] = {}
-    rows = _rows(services, project, name, batch, priorities, unfit)
+    rows = _rows(services, project, name, batch, priorities, unfit, check)
     refused = services.labelstudio.import_predictions(project.id, rows)
     problems = {**unfit, **refused}
     if refused:
@@ -213,14 +211,16 @@ def _rows(
     batch: Sequence[Task],
     priorities: Mapping[int, float],
     unfit: dict[int, str],
+    check: Callable[[], None],
 ) -> Iterator[dict[str, Any]]:
     """Yield the predictions, some tasks' regions in memory at a time; notes what is unfit."""
     config = label_config.parse(project.label_config)
     number = version_number(name)
     for start in range(0, len(batch), READ_AT_ONCE):
+        check()
         some = batch[start : start + READ_AT_ONCE]
         with services.store.reading() as tx:
-            regions = {t.id: proposals.of_task(tx, project.id, t.id, number) for t in some}
+            regions = proposals.of_tasks(tx, project.id, [t.id for t in some], number)
         for task in some:
             size = (task.height_px, task.width_px)
             natural = (size[0], size[1]) if size[0] and size[1] else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import structlog
 
@@ -15,7 +16,7 @@ EVENTS, PUBLISH, TRAIN = "events", "publish", "train"
 
 EVENT_TIMEOUT_S = 300
 PUBLISH_TIMEOUT_S = 1800
-TRAIN_TIMEOUT_S = 6 * 3600
+TRAIN_TIMEOUT_S = 24 * 3600  # waiting for a GPU included
 
 log = structlog.get_logger(__name__)
 
@@ -25,18 +26,33 @@ def event(services: Services, event_id: int) -> None:
     _try(services, EVENTS, "handle_event", f"event-{event_id}", EVENT_TIMEOUT_S, event_id=event_id)
 
 
-def publish(services: Services, project: int, *, step: int = 0) -> None:
-    """Have a project's open tasks predicted, ranked and published; again after every chunk."""
-    job_id = f"publish-{project}-{step}"
-    _try(services, PUBLISH, "publish", job_id, PUBLISH_TIMEOUT_S, project=project, step=step)
+def publish(services: Services, project: int) -> None:
+    """Have a project's open tasks predicted, ranked and published."""
+    _try(services, PUBLISH, "publish", f"publish-{project}", PUBLISH_TIMEOUT_S, project=project)
+
+
+def predict_block(
+    services: Services, project: int, number: int, block: int, tasks: list[int]
+) -> None:
+    """Have a block of tasks predicted with a version; a block is never in two jobs."""
+    job_id = f"predict-{project}-{number}-{block}"
+    given: dict[str, Any] = {"project": project, "number": number, "tasks": tasks}
+    _try(services, PUBLISH, "predict_block", job_id, PUBLISH_TIMEOUT_S, **given)
 
 
 def train(services: Services, project: int, snapshot: str) -> None:
-    """Have a version trained from a snapshot; the same snapshot never twice at once."""
+    """Have a version trained from a snapshot, unless a training of the project is under way.
+
+    The store knows of the job before a worker can: whoever decides at the same time sees it.
+    """
     job_id = train_job_id(project, snapshot)
+    job = Job(job_id, project, "train", "queued", created_at=services.clock())
     with services.store.transaction() as tx:
-        jobs.put(tx, Job(job_id, project, "train", "queued", created_at=services.clock()))
-    _try(services, TRAIN, "train", job_id, TRAIN_TIMEOUT_S, project=project, snapshot=snapshot)
+        is_new = jobs.queue(tx, job)
+    if is_new:
+        killed = "backend.jobs.mark_killed"
+        given: dict[str, Any] = {"project": project, "snapshot": snapshot}
+        _try(services, TRAIN, "train", job_id, TRAIN_TIMEOUT_S, on_killed=killed, **given)
 
 
 def train_job_id(project: int, snapshot: str) -> str:
@@ -89,7 +105,14 @@ def see_now(
 
 
 def _try(
-    services: Services, queue: str, name: str, job_id: str, timeout_s: int, **kwargs: int | str
+    services: Services,
+    queue: str,
+    name: str,
+    job_id: str,
+    timeout_s: int,
+    *,
+    on_killed: str | None = None,
+    **kwargs: Any,
 ) -> None:
     """Enqueue; when Redis is down, log it: the scheduler enqueues what the store shows as due."""
     try:
@@ -100,6 +123,7 @@ def _try(
             kwargs=kwargs,
             timeout_s=timeout_s,
             on_failure="backend.jobs.mark_failed",
+            on_killed=on_killed,
         )
     except QueueError as error:
         log.warning("not enqueued; the scheduler will", job=job_id, reason=str(error))

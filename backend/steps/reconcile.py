@@ -17,7 +17,7 @@ from backend.records import Project, Task
 from backend.steps import intake
 from backend.steps.projects import want_order
 from backend.store import annotations as annotation_rows
-from backend.store import projects, publishing, reconciling, tasks
+from backend.store import jobs, projects, publishing, reconciling, tasks
 from backend.store.reconciling import Reconciliation
 from backend.wiring import Services
 
@@ -135,6 +135,7 @@ def _project(services: Services, known: _Known) -> JsonObject:
             raise
         with services.store.transaction() as tx:
             reconciling.note(tx, project_id, gone_at=known.state.gone_at or known.asked_at)
+            jobs.cancel_all(tx, project_id, intake.GONE, known.asked_at)
         raise UnknownThing(
             f"Label Studio has no project {project_id} any more, or does not show it to the owner "
             "of LABEL_STUDIO_API_KEY; what was learned is kept"

@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection
 
 from backend.errors import InvalidPayload
 from backend.loop.ranking import Ranking
-from backend.records import InboxEvent, Job, Task, Version
-from backend.steps import decide, order, projects
+from backend.records import InboxEvent, Job, RollbackChoice, Task, Version, Weighting
+from backend.steps import decide, order, projects, watch
 from backend.store import annotations as annotation_rows
-from backend.store import inbox, jobs, learning, publishing, reconciling, tasks, versions
+from backend.store import inbox, jobs, learning, publishing, reconciling, reigns, tasks, versions
 from backend.store import projects as project_rows
 from backend.wiring import Services
 
@@ -23,16 +24,21 @@ from backend.wiring import Services
 class Status:
     """One project at one moment.
 
-    training: why it trains, or why not; outcomes: counts by what annotators did; waiting_events,
-    dead_events: of all projects, not handled yet and given up after several attempts. received:
+    training: why it trains, or why not; running: trainings under way, and versions being published;
+    train_after to schedule: when it trains, see `loop.policy`. outcomes: counts by what annotators
+    did; waiting_events, dead_events: of all projects, not handled yet and given up after several
+    attempts. received:
     webhooks of this project that ever came; recovered: tasks, annotations and deletions whose
     webhooks never did; given_up: dead events of this project. gone: Label Studio no longer has it.
+    rollback: what follows from a fall of the champion's acceptance; acceptance: the findings of its
+    watch (`loop.watch`), {} before; rollback_to: the version that it is proposed to go back to.
     """
 
     project: int
     title: str
     strategy: str
     strategy_options: Mapping[str, float | str]
+    weighting: Weighting
     champion: str | None
     published: str | None
     tasks: int
@@ -50,6 +56,13 @@ class Status:
     gone: bool
     running: tuple[Job, ...]
     training: str
+    train_after: int
+    quiet_s: float
+    max_wait_s: float
+    schedule: str
+    rollback: RollbackChoice
+    acceptance: Mapping[str, Any]
+    rollback_to: str | None
 
 
 @dataclass(frozen=True)
@@ -70,13 +83,14 @@ def of_project(services: Services, project_id: int) -> Status:
     project = projects.require(services, project_id)
     decision, _ = decide.training_decision(services, project_id)
     with services.store.reading() as tx:
-        reconciled = reconciling.get(tx, project_id)
+        reconciled, reign = reconciling.get(tx, project_id), reigns.newest(tx, project_id)
         outcomes = Counter[str](i.outcome for i in learning.interactions(tx, project_id))
         return Status(
             project=project_id,
             title=project.title,
             strategy=project.strategy,
             strategy_options=project.strategy_options,
+            weighting=project.weighting,
             champion=f"v{project.champion}" if project.champion else None,
             published=project.published,
             tasks=len(tasks.all(tx, project_id)),
@@ -92,8 +106,15 @@ def of_project(services: Services, project_id: int) -> Status:
             reconciled_at=reconciled.done_at,
             reconcile_error=reconciled.error,
             gone=reconciled.gone_at is not None,
-            running=tuple(jobs.running(tx, project_id, "train")),
+            running=(*jobs.publishing(tx, project_id), *jobs.running(tx, project_id, "train")),
             training=decision.reason,
+            train_after=project.train_after,
+            quiet_s=project.quiet_s,
+            max_wait_s=project.max_wait_s,
+            schedule=project.schedule,
+            rollback=project.rollback,
+            acceptance=reign.watch if reign else {},
+            rollback_to=watch.proposed(tx, project, reign),
         )
 
 
@@ -131,6 +152,12 @@ def jobs_of(services: Services, project_id: int, limit: int = 50) -> list[Job]:
     with services.store.reading() as tx:
         found: list[Job] = jobs.list(tx, project_id, limit)
     return found
+
+
+def latest_jobs(services: Services, limit: int = 50) -> list[Job]:
+    """Return the latest jobs of all projects, newest first."""
+    with services.store.reading() as tx:
+        return jobs.latest(tx, limit)
 
 
 def queue_of(services: Services, project_id: int) -> list[QueueEntry]:

@@ -7,11 +7,12 @@ from datetime import timedelta
 import structlog
 
 from backend.errors import LabelclimbError, QueueError
-from backend.steps import decide, queues, reconcile
+from backend.steps import decide, queues, reconcile, training_job, watch
 from backend.store import inbox, jobs, projects, reconciling
 from backend.wiring import Services
 
 KEEP_DONE = timedelta(days=7)
+GRACE = timedelta(seconds=30)  # in which a new job need not be in the queue yet
 PAUSE = timedelta(seconds=10)  # between two comparisons that events asked for
 WOKEN = 200  # oldest events that workers are woken for in one tick; most have been already
 
@@ -35,6 +36,7 @@ def tick(services: Services) -> None:
         try:
             note_dead_jobs(services, project_id)
             decide.next_steps(services, project_id)
+            watch.look(services, project_id)
         except LabelclimbError as error:
             log.warning("not looked after now", project=project_id, reason=str(error))
 
@@ -71,14 +73,17 @@ def _reconcile(services: Services, project_id: int, *, full: bool) -> None:
 
 
 def note_dead_jobs(services: Services, project_id: int) -> None:
-    """Mark as failed what the store believes to be running and the queue has lost."""
+    """Mark as failed what the store believes to be running and the queue has lost.
+
+    Such a training is tried again at once: nothing is wrong with it.
+    """
     with services.store.reading() as tx:
         running = jobs.running(tx, project_id, "train")
-    grace = services.clock() - timedelta(seconds=30)
+    now = services.clock()
     for job in running:
-        young = job.created_at is not None and job.created_at > grace
-        if young or services.queues.is_alive(job.id):
+        touched_at = max(filter(None, (job.created_at, job.started_at)), default=None)
+        is_young = touched_at is not None and now - GRACE < touched_at <= now
+        if is_young or services.queues.is_alive(job.id):
             continue
-        with services.store.transaction() as tx:
-            reason = "its worker died; the training starts again by itself"
-            jobs.finish(tx, job.id, "failed", reason, services.clock())
+        reason = "its worker died; the training starts again by itself"
+        training_job.put_off(services, job, reason, after=timedelta(0))

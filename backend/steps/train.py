@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-import numpy as np
 import structlog
 from sqlalchemy import Connection
 
 import models.base
-from backend.errors import ImageError, LabelclimbError, LabelStudioDown
+from backend.errors import ImageError, JobOver, LabelclimbError, StorageError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.loop import gate, policy
-from backend.records import Job, Project, Task, VerifiedMask, Version, WeakLabel
+from backend.records import Project, Task, VerifiedMask, Version, WeakLabel
+from backend.steps import fitting, judging, queues, start, taught, together, weighting
 from backend.steps import projects as project_steps
-from backend.steps import prune, queues, start, taught
+from backend.steps.progress import Watch
 from backend.store import annotations as annotation_rows
-from backend.store import jobs, projects, tasks, versions
+from backend.store import projects, tasks, versions
 from backend.wiring import Services
 from models.base import (
     ClassSpec,
     Fitted,
     Image,
     Mask,
-    Progress,
     Sample,
     WeakPoint,
 )
-from models.learning.training import PROFILES, TrainingDiverged
-from models.pipelines.auto import AutoFitted, combine
+from models.learning.training import PROFILES
+
+SAVE_AGAIN_S = (5.0, 30.0, 120.0)  # after that the training is put off
 
 log = structlog.get_logger(__name__)
 
@@ -53,63 +55,24 @@ class TrainingSet:
     specs: tuple[ClassSpec, ...]
 
 
-def run(services: Services, project_id: int, snapshot: str) -> None:
-    """Train as a job that people can watch; a reason that a person can act on ends it for good.
-
-    Such a failure counts as an answer: the same labels are tried again only on request.
-    """
-    job_id = queues.train_job_id(project_id, snapshot)
-    row = Job(job_id, project_id, "train", "running", created_at=services.clock())
-    with services.store.transaction() as tx:
-        jobs.put(tx, row)
-    try:
-        version = train(services, project_id, job_id)
-    except LabelStudioDown:
-        raise  # the queue tries again, and the scheduler after it
-    except (LabelclimbError, ValueError, TrainingDiverged) as error:
-        give_up(services, row, str(error))
-        return
-    with services.store.transaction() as tx:
-        jobs.finish(tx, job_id, "done", None, services.clock())
-    prune.after_training(services, project_id)
-    log.info("trained", project=project_id, version=version.name if version else "nothing new")
-
-
-def give_up(services: Services, job: Job, reason: str) -> None:
-    """End a training as failed; the same labels are tried again only on request.
-
-    Unless Label Studio was down: that says nothing of the labels.
-    """
-    log.warning("training failed", project=job.project, reason=reason)
-    with services.store.transaction() as tx:
-        jobs.finish(tx, job.id, "failed", reason, services.clock())
-        project = projects.get(tx, job.project)
-        if project is None or LabelStudioDown.__name__ in reason:
-            return
-        asked = project.train_requested_at
-        was_before = asked is not None and job.created_at is not None and asked <= job.created_at
-        projects.update(
-            tx,
-            job.project,
-            last_snapshot=job.id.rpartition("-")[2],
-            train_requested_at=None if was_before else asked,
-        )
-
-
 def train(services: Services, project_id: int, job_id: str) -> Version | None:
     """Train, judge and store one version; returns it, or None when nothing was new.
 
     The version is written before the pointer moves; a crash before that leaves no trace, and a
-    second run of the same job finds the snapshot already trained and does nothing.
+    second run of the same job finds the snapshot already trained and does nothing. Raises JobOver
+    when the job is cancelled meanwhile.
     """
+    watch = Watch(services, job_id)
+    watch.begin("running", "reading images")
     training_set = load(services, project_id)
     if training_set.snapshot == training_set.project.last_snapshot:
         return None
-    champion = _champion(services, training_set.project)
-    challenger, begun = _fit(services, training_set, champion, _reporter(services, job_id))
-    _progress(services, job_id, {"stage": "gate", "fraction": 1.0})
-    winner, verdict = _judged(services, training_set, champion, challenger)
-    version = _keep(services, training_set, winner, verdict, begun)
+    with fitting.alone(services, watch) as device:
+        champion = _champion(services, training_set.project)
+        challenger, begun = _fit(services, training_set, champion, device, watch)
+        watch.begin("gating", "gate", fraction=1.0)
+        winner, verdict = judging.judged(services, training_set, champion, challenger)
+    version = _keep(services, training_set, winner, verdict, begun, watch)
     queues.publish(services, project_id)
     return version
 
@@ -123,6 +86,7 @@ def load(services: Services, project_id: int) -> TrainingSet:
         known = taught.training_set(tx, project_id, services.settings)
         images = {task.id: task for task in tasks.all(tx, project_id)}
         written = annotation_rows.learned(tx, project_id).values()
+        weights = weighting.weights(tx, project, services.settings)
     samples = _samples(services, images, known.weak_labels, known.masks)
     keys = {str(task.id): task.image for task in images.values()}
     held_out = {s.key for s in samples if gate.is_validation(project_id, keys[s.key])}
@@ -130,7 +94,7 @@ def load(services: Services, project_id: int) -> TrainingSet:
         project=project,
         snapshot=policy.snapshot_digest(known.weak_labels, known.masks),
         newest_at=max(written, default=None),
-        samples=tuple(s for s in samples if s.key not in held_out),
+        samples=tuple(weighting.weighted([s for s in samples if s.key not in held_out], weights)),
         held_out=tuple(s for s in samples if s.key in held_out),
         specs=tuple(label_config.parse(project.label_config).specs),
     )
@@ -209,57 +173,26 @@ def _fit(
     services: Services,
     training_set: TrainingSet,
     champion: Fitted | None,
-    report: Callable[[Progress], None],
+    device: str,
+    watch: Watch,
 ) -> tuple[Fitted, dict[str, Any]]:
     """Train from the champion or afresh; returns the version and what it started from."""
     settings = services.settings
     profile = replace(PROFILES[settings.profile], encoder_weights=settings.encoder_weights)
     known = [*training_set.samples, *training_set.held_out]
     begun = start.choose(services, training_set.project, known, profile.encoder)
-    fitted = models.base.get(settings.pipeline).fit(
+    fit = partial(
+        models.base.get(settings.pipeline).fit,
         training_set.samples,
         specs=training_set.specs,
-        profile=profile,
         seed=settings.seed,
-        device=models.base.resolve_device(settings.device),
-        report=report,
+        report=watch,
         warm_start=champion if begun.warm else None,
     )
+    warm = training_set.project.champion if begun.warm else None
+    task = together.Task(training_set.project.id, training_set.samples, training_set.specs, warm)
+    fitted = fitting.fit(together.shared(services, task, fit), profile, device, watch)
     return fitted, start.described(begun, known, profile.encoder)
-
-
-def _judged(
-    services: Services, training_set: TrainingSet, champion: Fitted | None, challenger: Fitted
-) -> tuple[Fitted, gate.Verdict]:
-    """Let the challenger pass the gate; classes in which it is worse stay the champion's.
-
-    Of two composites, that is: other versions have no parts to be mixed.
-    """
-    before = _scores(champion, training_set) if champion else None
-    after, seed = _scores(challenger, training_set), services.settings.seed
-    if isinstance(champion, AutoFitted) and isinstance(challenger, AutoFitted):
-        choice = gate.choose(before, after, separable=champion.classes, seed=seed)
-        winner = combine(champion, challenger, choice.kept) if choice.kept else challenger
-        return winner, choice.verdict
-    return challenger, gate.judge(before, after, seed=seed)
-
-
-def _scores(fitted: Fitted, training_set: TrainingSet) -> list[gate.TaskScore]:
-    """Score a version on the held-out tasks whose masks a person has verified."""
-    scores = []
-    for sample in training_set.held_out:
-        if not sample.masks:
-            continue
-        specs = [spec for spec in training_set.specs if spec.name in sample.masks]
-        image = sample.load()
-        proposed = {p.class_name: p.mask for p in fitted.propose(image, specs=specs).proposals}
-        nothing: Mask = np.zeros(image.shape[:2], dtype=bool)
-        for spec in specs:
-            truth = sample.masks[spec.name]()
-            scores.append(
-                gate.score(sample.key, spec.name, proposed.get(spec.name, nothing), truth)
-            )
-    return scores
 
 
 def _keep(
@@ -268,12 +201,16 @@ def _keep(
     challenger: Fitted,
     verdict: gate.Verdict,
     begun: Mapping[str, Any],
+    watch: Watch,
 ) -> Version:
-    """Write the files, then the record and the pointer in one transaction."""
+    """Write the files, then the record and the pointer in one transaction.
+
+    A version whose job was cancelled meanwhile, or that came second, is not kept.
+    """
     project_id = training_set.project.id
     number = _free_number(services, project_id)
     device = models.base.resolve_device(services.settings.device)
-    services.registry.save(project_id, number, challenger.save, {"device": device})
+    _save(services, watch, project_id, number, challenger, {"device": device})
     version = Version(
         project=project_id,
         number=number,
@@ -285,8 +222,44 @@ def _keep(
         metrics={**challenger.metrics, start.START: dict(begun)},
         gate=dict(verdict.as_json()),
     )
-    with services.store.transaction() as tx:
-        return _record(tx, training_set, version, promote=verdict.promote)
+    try:
+        with services.store.transaction() as tx:
+            watch.check(tx)
+            _check_first(tx, training_set)
+            version = _record(tx, training_set, version, promote=verdict.promote)
+            watch.publishing(tx)
+    except JobOver:
+        services.registry.remove(project_id, number)
+        raise
+    return version
+
+
+def _check_first(tx: Connection, training_set: TrainingSet) -> None:
+    """Raise JobOver when the snapshot has its version: a training may outlive its dead worker."""
+    present = projects.get(tx, training_set.project.id)
+    if present is not None and present.last_snapshot == training_set.snapshot:
+        raise JobOver(f"another training on snapshot {training_set.snapshot} was quicker")
+
+
+def _save(
+    services: Services,
+    watch: Watch,
+    project_id: int,
+    number: int,
+    fitted: Fitted,
+    about: Mapping[str, Any],
+) -> None:
+    """Write a version's files; what took hours to train waits a while for room or a way to them."""
+    for pause_s in (*SAVE_AGAIN_S, None):
+        try:
+            services.registry.save(project_id, number, fitted.save, about)
+        except StorageError as error:
+            if pause_s is None:
+                raise
+            watch.note(f"the version cannot be stored, tried again in {pause_s:g} s: {error}")
+            threading.Event().wait(pause_s)
+        else:
+            return
 
 
 def _free_number(services: Services, project_id: int) -> int:
@@ -326,15 +299,3 @@ def _record(
         train_requested_at=None if is_answered else now.train_requested_at,
     )
     return replace(version, state="champion" if promote else "rejected")
-
-
-def _reporter(services: Services, job_id: str) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        _progress(services, job_id, {k: v for k, v in vars(progress).items() if v is not None})
-
-    return report
-
-
-def _progress(services: Services, job_id: str, detail: Mapping[str, Any]) -> None:
-    with services.store.transaction() as tx:
-        jobs.progress(tx, job_id, detail)

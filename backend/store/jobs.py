@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from backend.records import Job, JobState
 from backend.store import statements
 from backend.store.schema import jobs
 
 ENDED: tuple[JobState, ...] = ("done", "failed", "cancelled")
+TRAINED: tuple[JobState, ...] = ("publishing", *ENDED)  # nothing of it is at work in a trainer
 
 
 def put(tx: Connection, job: Job) -> None:
@@ -29,30 +31,87 @@ def get(tx: Connection, id: str) -> Job | None:
 
 def list(tx: Connection, project: int, limit: int = 20) -> builtins.list[Job]:
     """Return a project's latest jobs, newest first."""
-    found = select(jobs).where(jobs.c.project == project)
-    found = found.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
-    return [statements.record(Job, row) for row in tx.execute(found)]
+    return _listed(tx, jobs.c.project == project, limit)
+
+
+def latest(tx: Connection, limit: int = 20) -> builtins.list[Job]:
+    """Return the latest jobs of all projects, newest first."""
+    return _listed(tx, jobs.c.id.is_not(None), limit)
 
 
 def running(tx: Connection, project: int, kind: str) -> builtins.list[Job]:
-    """Return a project's jobs of a kind that have not ended, queued ones included, oldest first."""
+    """Return a project's jobs of a kind that wait or are at work, oldest first.
+
+    One that is publishing has done its own work.
+    """
     found = select(jobs).where(
-        jobs.c.project == project, jobs.c.kind == kind, jobs.c.state.not_in(ENDED)
+        jobs.c.project == project, jobs.c.kind == kind, jobs.c.state.not_in(TRAINED)
     )
     found = found.order_by(jobs.c.created_at, jobs.c.id)
     return [statements.record(Job, row) for row in tx.execute(found)]
 
 
-def finish(tx: Connection, id: str, state: JobState, error: str | None, at: datetime) -> None:
-    """End a job; one that has ended already keeps its first end."""
+def queue(tx: Connection, job: Job) -> bool:
+    """Note a job that is to be enqueued; False when one of its project and kind is under way.
+
+    A job that is tried again by itself still knows which batches were too large for the memory.
+    """
+    if running(tx, job.project, job.kind):
+        return False
+    former = get(tx, job.id)
+    if former is not None and former.again_at is not None:
+        job = replace(job, halvings=former.halvings, on_cpu=former.on_cpu)
+    put(tx, job)
+    return True
+
+
+def begin(tx: Connection, id: str, at: datetime) -> Job | None:
+    """Note that a worker has taken a job; None when it is unknown or was cancelled."""
+    chosen = jobs.update().where(jobs.c.id == id, jobs.c.state != "cancelled")
+    begun = {"state": "running", "started_at": at, "finished_at": None, "error": None}
+    found = tx.execute(chosen.values(**begun, again_at=None))
+    return get(tx, id) if found.rowcount else None
+
+
+def change(tx: Connection, id: str, **changes: Any) -> bool:
+    """Change fields of a job that has not ended; False when it has, or is unknown."""
     chosen = jobs.update().where(jobs.c.id == id, jobs.c.state.not_in(ENDED))
-    tx.execute(chosen.values(state=state, error=error, finished_at=at))
+    return bool(tx.execute(chosen.values(**changes)).rowcount)
+
+
+def finish(
+    tx: Connection,
+    id: str,
+    state: JobState,
+    error: str | None,
+    at: datetime,
+    again_at: datetime | None = None,
+) -> bool:
+    """End a job; one that has ended already keeps its first end, and gives False."""
+    return change(tx, id, state=state, error=error, finished_at=at, again_at=again_at)
+
+
+def cancel_all(tx: Connection, project: int, why: str, at: datetime) -> None:
+    """End all of a project's jobs that have not ended; their processes stop with their next step."""
+    chosen = jobs.update().where(jobs.c.project == project, jobs.c.state.not_in(ENDED))
+    tx.execute(chosen.values(state="cancelled", error=why, finished_at=at, again_at=None))
 
 
 def progress(
     tx: Connection, id: str, detail: Mapping[str, Any], state: JobState | None = None
-) -> None:
-    """Replace a job's detail, and its state when given, unless it has ended."""
-    change = {} if state is None else {"state": state}
-    chosen = jobs.update().where(jobs.c.id == id, jobs.c.state.not_in(ENDED))
-    tx.execute(chosen.values(detail=dict(detail), **change))
+) -> bool:
+    """Replace a job's detail, and its state when given; False when it has ended."""
+    changes = {} if state is None else {"state": state}
+    return change(tx, id, detail=dict(detail), **changes)
+
+
+def publishing(tx: Connection, project: int) -> builtins.list[Job]:
+    """Return a project's jobs whose version is being published, oldest first."""
+    found = _listed(tx, (jobs.c.project == project) & (jobs.c.state == "publishing"), None)
+    return found[::-1]
+
+
+def _listed(tx: Connection, wanted: ColumnElement[bool], limit: int | None) -> builtins.list[Job]:
+    found = select(jobs).where(wanted)
+    found = found.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+    return [statements.record(Job, row) for row in tx.execute(found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,15 +45,27 @@ def by_region_ids(tx: Connection, ids: Iterable[str]) -> dict[str, ProposedRegio
 
 def of_task(tx: Connection, project: int, task: int, number: int) -> list[ProposedRegion]:
     """Return the regions that a version proposed for a task, in the order of their minting."""
+    return of_tasks(tx, project, [task], number)[task]
+
+
+def of_tasks(
+    tx: Connection, project: int, wanted: Sequence[int], number: int
+) -> dict[int, list[ProposedRegion]]:
+    """Return for each task the regions that a version proposed, in the order of their minting."""
+    found: dict[int, list[ProposedRegion]] = {task: [] for task in wanted}
     regions = proposed_regions.c
-    chosen = select(proposed_regions).where(
-        regions.task == task,
-        regions.number == number,
-        regions.project == project,
-        regions.linked.is_(True),
-    )
-    found = [statements.record(ProposedRegion, row) for row in tx.execute(chosen)]
-    return sorted(found, key=lambda region: _index(region.region_id))
+    for chunk in statements.chunks(found):
+        chosen = select(proposed_regions).where(
+            regions.task.in_(chunk),
+            regions.number == number,
+            regions.project == project,
+            regions.linked.is_(True),
+        )
+        for row in tx.execute(chosen):
+            found[row.task].append(statements.record(ProposedRegion, row))
+    for own in found.values():
+        own.sort(key=lambda region: _index(region.region_id))
+    return found
 
 
 def evidence(
@@ -62,13 +75,16 @@ def evidence(
     *,
     only: Iterable[int] | None = None,
     embeddings: bool = True,
+    samples: bool = True,
 ) -> dict[int, TaskEvidence]:
     """Return {task: evidence} of the tasks that a version has seen, all or `only` these.
 
-    Without `embeddings`, which are most of the bytes where images are small, they are left empty.
+    Without `embeddings`, which are most of the bytes where images are small, and without `samples`
+    they are left empty.
     """
     kept = proposals.c.evidence
     wanted = ["classes", "tile_probs", "stats", *(["embedding"] if embeddings else [])]
+    wanted += ["passes", "samples"] if samples else []
     columns = [kept[name].label(name) for name in wanted]
     chosen = select(proposals.c.task, *columns).order_by(proposals.c.task)
     chosen = chosen.where(proposals.c.project == project, proposals.c.number == number)
@@ -117,6 +133,8 @@ def _json(evidence: TaskEvidence) -> dict[str, Any]:
         "tile_probs": [list(row) for row in evidence.tile_probs],
         "embedding": list(evidence.embedding),
         "stats": {name: dict(stats) for name, stats in evidence.stats.items()},
+        "passes": evidence.passes,
+        "samples": base64.b64encode(evidence.samples).decode("ascii"),
     }
 
 
@@ -129,4 +147,6 @@ def _evidence(project: int, number: int, row: Any) -> TaskEvidence:
         tile_probs=tuple(tuple(probs) for probs in row.tile_probs),
         embedding=tuple(getattr(row, "embedding", ())),
         stats=row.stats,
+        passes=getattr(row, "passes", None) or 0,
+        samples=base64.b64decode(getattr(row, "samples", None) or ""),  # older rows have none
     )

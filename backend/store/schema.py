@@ -107,6 +107,10 @@ projects = Table(
     _number("train_after"),
     _float("quiet_s"),
     _float("max_wait_s"),
+    _text("schedule"),
+    Column("schedule_set_at", UtcDateTime),
+    Column("rollback", String(16), nullable=False),
+    Column("weighting", String(16), nullable=False),
     Column("train_requested_at", UtcDateTime),
     _number("order_wanted"),
     _number("order_shown"),
@@ -313,6 +317,21 @@ versions = Table(
     Column("gate", JSON, nullable=False),
 )
 
+reigns = Table(
+    "reigns",
+    metadata,
+    Column("id", Whole, primary_key=True),
+    _project(),
+    _number("number"),
+    Column("former", Whole),
+    Column("at", UtcDateTime, nullable=False),
+    Column("how", String(16), nullable=False),
+    _text("reason"),
+    _number("seen"),
+    Column("watch", JSON, nullable=False),
+    Index(None, "project", "id"),
+)
+
 strategy_choices = Table(
     "strategy_choices",
     metadata,
@@ -342,6 +361,10 @@ jobs = Table(
     Column("detail", JSON, nullable=False),
     Column("error", Text),
     Column("created_at", UtcDateTime),
+    Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    Column("again_at", UtcDateTime),
+    _number("halvings"),
+    _flag("on_cpu"),
     Index(None, "project", "created_at"),
 )

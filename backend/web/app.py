@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import HTTP_STATUS, LabelclimbError
-from backend.web import manage, metrics, protocol
+from backend.web import dashboard, jobs, manage, metrics, protocol
 from backend.web.access import Access
 from backend.web.bodies import BodyGate
 from backend.wiring import Services
@@ -27,6 +28,8 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+Headers = Mapping[str, str] | None
+
 log = structlog.get_logger(__name__)
 
 
@@ -36,6 +39,8 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.include_router(protocol.router)
     app.include_router(manage.router)
+    app.include_router(jobs.router)
+    app.include_router(dashboard.router)
     app.include_router(metrics.router)
     app.add_exception_handler(LabelclimbError, _explain)
     app.add_exception_handler(RequestValidationError, _malformed)
@@ -46,23 +51,30 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
-async def _explain(_request: Request, error: Exception) -> JSONResponse:
+async def _explain(request: Request, error: Exception) -> Response:
     """Answer one of our errors with its status and its own words."""
     status = next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
-    return JSONResponse({"error": str(error)}, status_code=status)
+    return _told(request, str(error), status)
 
 
-async def _malformed(_request: Request, error: Exception) -> JSONResponse:
+def _told(request: Request, text: str, status: int, headers: Headers = None) -> Response:
+    """Answer programs in JSON, and people with a page."""
+    if request.url.path.startswith(dashboard.PREFIX):
+        return dashboard.error_page(text, status)
+    return JSONResponse({"error": text}, status, headers)
+
+
+async def _malformed(request: Request, error: Exception) -> Response:
     """Say where a body is wrong without repeating it (it may hold secrets and megabytes)."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type
     faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    return JSONResponse({"error": "malformed request: " + "; ".join(faults)}, status_code=400)
+    return _told(request, "malformed request: " + "; ".join(faults), 400)
 
 
-async def _refuse(_request: Request, error: Exception) -> JSONResponse:
+async def _refuse(request: Request, error: Exception) -> Response:
     """Answer an unknown path or method in the form of our own errors."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return _told(request, error.detail, error.status_code, error.headers)
 
 
 class Envelope:

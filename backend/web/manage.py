@@ -9,9 +9,9 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 import strategies.base
-from backend.records import InboxEvent, Job, Project, Version
-from backend.settings import LONGEST_WAIT_S
-from backend.steps import intake, order, projects, reconcile, status
+from backend.records import InboxEvent, Project, RollbackChoice, Version, Weighting
+from backend.settings_parts import LONGEST_WAIT_S
+from backend.steps import decide, intake, order, projects, reconcile, status
 from backend.web.access import services_of
 from backend.web.bodies import MOST
 
@@ -33,6 +33,15 @@ class ProjectChange(BaseModel):
     train_after: int | None = Field(default=None, ge=1, le=MOST)
     quiet_s: float | None = Field(default=None, ge=0, le=LONGEST_WAIT_S)
     max_wait_s: float | None = Field(default=None, ge=0, le=LONGEST_WAIT_S)
+    schedule: str | None = Field(default=None, max_length=200)
+    rollback: RollbackChoice | None = None
+    weighting: Weighting | None = None
+
+
+class Rollback(BaseModel):
+    """The version to leave; if another one is in use by now, nothing happens. None: any."""
+
+    leave: int | None = Field(default=None, ge=1, le=MOST)
 
 
 class Activation(BaseModel):
@@ -83,7 +92,7 @@ def change_project(project: ProjectId, change: ProjectChange, request: Request) 
     strategy, options = (changes.pop(name, None) for name in ("strategy", "strategy_options"))
     if strategy is not None or options is not None:
         projects.choose_strategy(services, project, strategy, options)
-    return projects.change(services, project, **changes)
+    return decide.change_policy(services, project, **changes)
 
 
 @router.post("/projects/{project}/train", status_code=202)
@@ -121,15 +130,16 @@ def list_versions(project: ProjectId, request: Request) -> list[Version]:
 
 @router.post("/projects/{project}/activate")
 def activate(project: ProjectId, wanted: Activation, request: Request) -> JsonObject:
-    """Use another stored version: promotion by hand, or rollback."""
+    """Use another stored version; nothing is trained or predicted anew."""
     version = projects.activate(services_of(request), project, wanted.number)
     return {"champion": version.name}
 
 
-@router.get("/projects/{project}/jobs")
-def list_jobs(project: ProjectId, request: Request) -> list[Job]:
-    """List a project's latest jobs, newest first."""
-    return status.jobs_of(services_of(request), project)
+@router.post("/projects/{project}/rollback")
+def rollback(project: ProjectId, wanted: Rollback, request: Request) -> JsonObject:
+    """Go back to the champion before the present one; nothing is trained or predicted anew."""
+    version = projects.rollback(services_of(request), project, leave=wanted.leave)
+    return {"champion": version.name}
 
 
 @router.get("/projects/{project}/queue")

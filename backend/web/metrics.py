@@ -10,7 +10,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from backend.errors import QueueError
-from backend.store import inbox, projects
+from backend.steps import watch
+from backend.store import inbox, projects, reigns
 from backend.web.access import services_of
 from backend.wiring import Services
 
@@ -35,7 +36,11 @@ class StoreCollector(Collector):
         """Yield one family per figure; without Redis the depths are left out and `up` is 0."""
         with self._services.store.reading() as tx:
             events = inbox.counts(tx)
-            champions = {p.id: p.champion for p in projects.all(tx)}
+            known = projects.all(tx)
+            champions = {p.id: p.champion for p in known}
+            fallen = {
+                p.id: watch.proposed(tx, p, reigns.newest(tx, p.id)) is not None for p in known
+            }
         family = GaugeMetricFamily(
             "labelclimb_inbox_events", "Events by state and source", labels=["state", "source"]
         )
@@ -47,6 +52,14 @@ class StoreCollector(Collector):
         )
         for project, number in champions.items():
             family.add_metric([str(project)], number or 0)
+        yield family
+        family = GaugeMetricFamily(
+            "labelclimb_rollback_proposed",
+            "1 when the new version is taken less than the former",
+            labels=["project"],
+        )
+        for project, is_proposed in fallen.items():
+            family.add_metric([str(project)], is_proposed)
         yield family
         yield from self._queues()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +13,7 @@ from backend.facade import project_id
 from backend.labelstudio import config as label_config
 from backend.steps import intake, projects, queues
 from backend.web.access import services_of
+from backend.web.inbox_writer import InboxWriter
 
 router = APIRouter()
 
@@ -90,21 +89,16 @@ def predict_tasks(body: PredictRequest, request: Request) -> JsonObject:
 
 @router.post("/webhook", status_code=201)
 async def webhook(request: Request, later: BackgroundTasks) -> JsonObject:
-    """Keep the event, answer, and only then wake a worker: a Redis that hangs delays no answer.
-
-    One thread of its own writes all events: no /predict takes its turn, and writers that wait for
-    SQLite's one lock would sleep longer than it is held.
-    """
+    """Keep the event, answer, and only then wake a worker: a Redis that hangs delays no answer."""
     services, body = services_of(request), await request.body()
-    loop = asyncio.get_running_loop()
-    event = await loop.run_in_executor(_inbox_writer(), intake.keep_text, services, body)
+    event = await _inbox_writer().keep(services, body)
     later.add_task(queues.event, services, event)
     return {"status": "ok", "event": event}
 
 
 @lru_cache(maxsize=1)
-def _inbox_writer() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="inbox")
+def _inbox_writer() -> InboxWriter:
+    return InboxWriter()
 
 
 @router.get("/versions")

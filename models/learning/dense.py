@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from models import tiling
+from models import passes, tiling
 from models.base import Image, Profile
-from models.learning import losses, training
+from models.learning import losses, parallel, training
 from models.learning.dense_crops import (
     Batch,
     CropSource,
@@ -28,9 +29,11 @@ from models.learning.dense_crops import (
     cut,
     is_positive,
 )
+from models.learning.parallel import Group
 from models.learning.training import Clock, Standing, Trained, TrainingDiverged
 from models.metrics import f_measure_of_counts
 from models.networks.unet import TruncatedUNet
+from models.passes import Cells
 from models.tiling import Tile
 
 MEMORY_BYTES = 1 << 30
@@ -76,26 +79,29 @@ def train(
     Raises TrainingDiverged when the loss is not finite, ValueError for samples that do not fit or
     that hold no pixel that counts. report may raise.
     """
-    began = clock()
+    group, began = parallel.here(), clock()
     drawing, lighting, cutting = np.random.default_rng(seed).spawn(3)
     source = CropSource.load(learn, profile.crop_px, memory_bytes, cutting)
     network.to(device).to(memory_format=torch.channels_last).train()
+    group.follow_first(network)
     best = _Best(network, _held_out_pieces(held_out), training.precision(profile, device), device)
-    learner = _Learner(network, profile, loss, device, lighting)
+    learner = _Learner(network, profile, loss, device, lighting, group)
     pace = _Pace(steps, max_seconds, clock, began)
     recent: list[float] = []
-    for step, batch in enumerate(source.batches(profile.batch, drawing), start=1):
-        before = pace.done(step - 1)
-        value = learner.step(batch, training.warm_cosine(int(before * steps), steps))
-        after = pace.done(step)
-        if int(after * training.EVALUATIONS) > int(before * training.EVALUATIONS):
-            best.consider(step, settled=2 * after >= 1)
-        if step % training.REPORT_EVERY == 0 or after >= 1:
-            recent = [*recent[-4:], _finite(value, step)]
-            report(pace.standing(step, float(np.mean(recent)), best.newest))
-        if after >= 1:
-            break
+    with parallel.shared_statistics(network, group):
+        for step, batch in enumerate(source.batches(profile.batch, drawing), start=1):
+            before = group.agreed(pace.done(step - 1), device)
+            value = learner.step(batch, training.warm_cosine(int(before * steps), steps))
+            after = group.agreed(pace.done(step), device)
+            if int(after * training.EVALUATIONS) > int(before * training.EVALUATIONS):
+                best.consider(step, settled=2 * after >= 1)
+            if step % training.REPORT_EVERY == 0 or after >= 1:
+                recent = [*recent[-4:], _finite(value, step)]
+                report(pace.standing(step, float(np.mean(recent)), best.newest))
+            if after >= 1:
+                break
     best.restore(step)
+    group.follow_first(network)
     network.eval()
     return Trained(network, step, best.step, float(np.mean(recent)), best.f_measure)
 
@@ -106,10 +112,15 @@ def predict(network: TruncatedUNet, image: Image, tile_px: int) -> FloatMap:
 
 
 class Scan(NamedTuple):
-    """probability: (H, W) float32 in [0, 1]; embedding: (D,) float32, mean features."""
+    """What one look at an image gives.
+
+    probability: (H, W) float32 in [0, 1]; embedding: (D,) float32, mean features; passes: the
+    probability as several stochastic passes see it.
+    """
 
     probability: FloatMap
     embedding: FloatMap
+    passes: Cells
 
 
 def scan(network: TruncatedUNet, image: Image, tile_px: int) -> Scan:
@@ -122,6 +133,7 @@ def scan(network: TruncatedUNet, image: Image, tile_px: int) -> Scan:
     height_px, width_px, _ = image.shape
     probability = np.empty((height_px, width_px), dtype=np.float32)
     pooled = np.zeros(network.head.in_channels)
+    drawn, heads = passes.empty(height_px, width_px), passes.perturbed(network.head.weight)
     with torch.inference_mode():
         for tile in _tiles(network, height_px, width_px, tile_px):
             rows, columns = tile.inner
@@ -129,12 +141,14 @@ def scan(network: TruncatedUNet, image: Image, tile_px: int) -> Scan:
             features = network.features(x)[..., rows, columns]  # (1, D, h, w)
             scores = network.head(features)[0, 0].float()
             probability[tile.core] = torch.sigmoid(scores).cpu().numpy()
+            several = torch.sigmoid(functional.conv2d(features, heads)[0].float())
+            drawn[passes.core(*tile.core)] = passes.in_cells(several)
             pooled += features[0].sum(dim=(1, 2), dtype=torch.float32).cpu().numpy()
     if not np.isfinite(probability).all():
         raise ValueError(
             "scores are not finite; the training of this version diverged: activate an older one"
         )
-    return Scan(probability, (pooled / probability.size).astype(np.float32))
+    return Scan(probability, (pooled / probability.size).astype(np.float32), drawn)
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,9 @@ class _Learner:
         loss: losses.Loss,
         device: str,
         lighting: np.random.Generator,
+        group: Group,
     ) -> None:
+        self._group, self._batch, self._rows = group, profile.batch, group.rows(profile.batch)
         compiled = profile.compile and device != "cpu"
         self._score_map = torch.compile(network.score_map) if compiled else network.score_map
         self._parameters = [p for p in network.parameters() if p.requires_grad]
@@ -197,16 +213,20 @@ class _Learner:
         """Learn from a batch at this share of the learning rate; returns the loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate * rate_share
-        x = training.tensor(batch.pixels, self._device)
-        x = training.relight(x, self._lighting, self._colour_jitter)
+        x = training.tensor(batch.pixels[self._rows], self._device)
+        x = training.relight(
+            x, self._lighting, self._colour_jitter, of=self._batch, rows=self._rows
+        )
         with self._autocast():
-            scores = self._score_map(x)[:, 0]  # (B, S, S)
+            own = self._score_map(x)[:, 0].float()
         targets, weights = (
             torch.from_numpy(a).to(self._device) for a in (batch.targets, batch.weights)
         )
-        value = self._loss(scores.float(), targets, weights)
+        scores = self._group.whole(own, self._batch)  # (B, S, S): losses are of the whole batch
+        value = self._loss(scores, targets, weights)
         self._optimiser.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
+        self._group.add_gradients(self._parameters)
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimiser.step()
         return value.detach()

@@ -12,11 +12,11 @@ from models.learning.dense_crops import DenseSample, Ints, Load
 
 
 def verified(sample: Sample, class_name: str) -> Load:
-    """Give the verified mask of the class, every pixel of it with weight 1."""
+    """Give the verified mask of the class, every pixel of it with the weight of the sample."""
 
     def load() -> DenseSample:
         target = sample.masks[class_name]().astype(np.float32)
-        return DenseSample(sample.load(), target, np.ones_like(target))
+        return DenseSample(sample.load(), target, np.full_like(target, sample.weight))
 
     return load
 

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.base import Profile, Progress, Report
+from models.learning import parallel
 from models.learning.crops import Pixels
+from models.learning.parallel import Group
 from models.learning.sampling import Ahead, Batch, CropSource, Draw, Supply
 from models.learning.selection import Best, HeldOut
 
@@ -137,21 +139,26 @@ def train(
     sources: the crops to learn from, one entry per class; held_out: the points of each class to
     choose the best step by. report may raise.
     Deterministic for a seed on CPU. Raises TrainingDiverged when the loss is not finite.
+    In a group of processes (`parallel`) each learns from its rows of every batch, and all end with
+    the same weights.
     """
+    group = parallel.here()
     network.to(device).to(memory_format=torch.channels_last).train()
+    group.follow_first(network)
     drawing, lighting = np.random.default_rng(seed).spawn(2)
     supply = Supply(sources, drawing, mining=profile.hard_mining, scale_jitter=profile.scale_jitter)
-    learner = _Learner(network, profile, steps, device, lighting)
+    learner = _Learner(network, profile, steps, device, lighting, group)
     best = Best(network, held_out, learner.logits)
     losses = _Losses(supply)
-    batches = Ahead(_jobs(supply, profile.batch, steps), AHEAD, clock)
-    step, began = 0, clock()
-    with closing(iter(batches)) as coming:
+    batches = Ahead(_jobs(supply, profile.batch, steps, group), AHEAD, clock)
+    step, began, exhausted = 0, clock(), False
+    with parallel.shared_statistics(network, group), closing(iter(batches)) as coming:
         for step, (draw, batch) in enumerate(coming, start=1):
             losses.add(step, draw, learner.step(batch))
             if step * EVALUATIONS // steps > (step - 1) * EVALUATIONS // steps:
                 best.consider(step, settled=2 * step >= steps)
-            last = step == steps or best.is_exhausted(profile.patience)
+                exhausted = group.agreed(best.is_exhausted(profile.patience), device) > 0
+            last = step == steps or exhausted
             if last or step % REPORT_EVERY == 0:
                 spent = clock() - began
                 left = 0.0 if last else spent / step * (steps - step)
@@ -160,6 +167,7 @@ def train(
             if last:
                 break
     best.restore(step)
+    group.follow_first(network)
     network.eval()
     return Trained(
         network, step, best.step, losses.mean(), best.f_measure, best.f_measures, batches.waited_s
@@ -194,15 +202,29 @@ def tensor(pixels: Pixels, device: str) -> Tensor:
     return moved.permute(0, 3, 1, 2).float() / 255
 
 
-def relight(x: Tensor, rng: np.random.Generator, colour_jitter: float = 0.0) -> Tensor:
-    """Change contrast about the crop's mean, brightness and colours of each crop (B, 3, H, W)."""
-    count = (len(x), 1, 1, 1)
+def relight(
+    x: Tensor,
+    rng: np.random.Generator,
+    colour_jitter: float = 0.0,
+    *,
+    of: int | None = None,
+    rows: slice = slice(None),
+) -> Tensor:
+    """Change contrast about the crop's mean, brightness and colours of each crop (B, 3, H, W).
+
+    of, rows: x is these rows of a batch of so many crops, for all of which numbers are drawn.
+    """
+    count = (of or len(x), 1, 1, 1)
+
+    def drawn(least: float, most: float) -> npt.NDArray[np.float64]:
+        return rng.uniform(least, most, count)[rows]
+
     if colour_jitter:
-        saturation = 1 + colour_jitter * rng.uniform(-SATURATION, SATURATION, count)
-        hue = colour_jitter * rng.uniform(-HUE_RADIANS, HUE_RADIANS, count)
+        saturation = 1 + colour_jitter * drawn(-SATURATION, SATURATION)
+        hue = colour_jitter * drawn(-HUE_RADIANS, HUE_RADIANS)
         x = recolour(x, _as(x, saturation), _as(x, hue))
-    contrast = _as(x, rng.uniform(1 - CONTRAST, 1 + CONTRAST, count))
-    brightness = _as(x, rng.uniform(-BRIGHTNESS, BRIGHTNESS, count))
+    contrast = _as(x, drawn(1 - CONTRAST, 1 + CONTRAST))
+    brightness = _as(x, drawn(-BRIGHTNESS, BRIGHTNESS))
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     return ((x - mean) * contrast + mean + brightness).clamp(0, 1)
 
@@ -265,7 +287,7 @@ class ClassProgress:
 
 
 class _Learner:
-    """Optimiser steps on batches; knows nothing of what they are drawn from."""
+    """Optimiser steps on this process' rows of batches; knows nothing of how they are drawn."""
 
     def __init__(
         self,
@@ -274,7 +296,9 @@ class _Learner:
         steps: int,
         device: str,
         rng: np.random.Generator,
+        group: Group,
     ) -> None:
+        self._group, self._rows = group, group.rows(profile.batch)
         self._autocast = precision(profile, device)
         self._network, self._profile, self._device, self._rng = network, profile, device, rng
         score_map: Callable[[Tensor], Tensor] = network.score_map  # type: ignore[assignment]
@@ -286,15 +310,17 @@ class _Learner:
         )
 
     def step(self, batch: Batch) -> Tensor:
-        """Learn from a batch; returns the losses of its crops' decisions, (B,) float32."""
+        """Learn from own rows; returns the losses of the whole batch's decisions, (B,) float32."""
         losses, points = self._losses(batch)
         self._optimiser.zero_grad(set_to_none=True)
         total = losses.mean() + self._profile.point_loss * points
+        total = total * self._group.share(self._profile.batch)
         total.backward()  # type: ignore[no-untyped-call]
+        self._group.add_gradients(list(self._network.parameters()))
         nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
         self._optimiser.step()
         self._schedule.step()
-        return losses.detach()
+        return self._group.whole(losses.detach(), self._profile.batch)
 
     def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """(N, S, S, 3) uint8 -> (N, K), with the statistics of evaluation."""
@@ -308,7 +334,13 @@ class _Learner:
         return np.asarray(torch.cat(parts).view(len(pixels), -1).numpy(), dtype=np.float32)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor | float]:
-        x = relight(tensor(batch.pixels, self._device), self._rng, self._profile.colour_jitter)
+        x = relight(
+            tensor(batch.pixels, self._device),
+            self._rng,
+            self._profile.colour_jitter,
+            of=self._profile.batch,
+            rows=self._rows,
+        )
         with self._autocast():
             scores = self._score_map(x)  # (B, K, H, W)
         labels, classes, points = (
@@ -366,14 +398,17 @@ def _optimiser(network: nn.Module, profile: Profile) -> torch.optim.Optimizer:
     )
 
 
-def _jobs(supply: Supply, size: int, steps: int) -> Iterator[Callable[[], tuple[Draw, Batch]]]:
+def _jobs(
+    supply: Supply, size: int, steps: int, group: Group
+) -> Iterator[Callable[[], tuple[Draw, Batch]]]:
     for _ in range(steps):
         draw = supply.draw(size)
-        yield partial(_cut, supply, draw)
+        yield partial(_cut, supply, draw, group.rows(size))
 
 
-def _cut(supply: Supply, draw: Draw) -> tuple[Draw, Batch]:
-    return draw, supply.cut(draw)
+def _cut(supply: Supply, draw: Draw, rows: slice) -> tuple[Draw, Batch]:
+    """Return the whole draw, and a batch of its rows."""
+    return draw, supply.cut(Draw._make(values[rows] for values in draw))
 
 
 def _as(x: Tensor, values: npt.NDArray[np.float64]) -> Tensor:

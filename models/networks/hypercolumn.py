@@ -174,18 +174,20 @@ class PixelHead(nn.Module):
     def probability(self, levels: Levels) -> npt.NDArray[np.float32]:
         """Return the mean probability of the members for each pixel of the image, (H, W) float32.
 
+        What `votes` gives at half of the image's resolution is enlarged.
+        """
+        return enlarged(self.votes(levels).mean(dim=0), levels)
+
+    @torch.inference_mode()
+    def votes(self, levels: Levels) -> Tensor:
+        """Return each member's probability at half of the image's resolution, (M, h, w).
+
         The first layer is linear, so that it is applied to each map at its own resolution and only
         its few outputs are enlarged; what follows runs at half of the image's resolution.
         """
         hidden = self._enlarged(levels)  # (M * hidden, h, w)
-        height, width = hidden.shape[1:]
         logits = self._rest(hidden.flatten(1).T)  # (M, h * w)
-        probability = torch.sigmoid(logits).mean(dim=0).view(1, 1, height, width)
-        fine = functional.interpolate(
-            probability, scale_factor=2.0, mode="bilinear", align_corners=False
-        )
-        values: npt.NDArray[np.float32] = fine[0, 0].cpu().numpy()
-        return np.ascontiguousarray(values[: levels.height_px, : levels.width_px])
+        return torch.sigmoid(logits).view(self.members, *hidden.shape[1:])
 
     def _enlarged(self, levels: Levels) -> Tensor:
         weight = self.first.weight / self.spread
@@ -211,6 +213,15 @@ class PixelHead(nn.Module):
         x = functional.relu(torch.baddbmm(self.second_bias, x, self.second))
         x = functional.dropout(x, self.dropout, self.training)
         return torch.baddbmm(self.last_bias, x, self.last)[..., 0]
+
+
+def enlarged(probability: Tensor, levels: Levels) -> npt.NDArray[np.float32]:
+    """(h, w) at half of the image's resolution -> (H, W) float32, without the image's padding."""
+    fine = functional.interpolate(
+        probability[None, None], scale_factor=2.0, mode="bilinear", align_corners=False
+    )
+    values: npt.NDArray[np.float32] = fine[0, 0].cpu().numpy()
+    return np.ascontiguousarray(values[: levels.height_px, : levels.width_px])
 
 
 def _aligned(length_px: float) -> int:

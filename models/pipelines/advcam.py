@@ -124,6 +124,7 @@ class AdvCamFitted:
                 p.class_name: evidence.proposal_stats(p.mask, analyses[p.class_name].heat)
                 for p in proposals
             },
+            [analysis.samples for analysis in analyses.values()],
         )
         return TaskProposal(tuple(proposals), seen)
 

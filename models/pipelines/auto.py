@@ -256,15 +256,19 @@ def combine(champion: AutoFitted, challenger: AutoFitted, kept: Collection[str])
 def joined(found: Sequence[Evidence], classes: Sequence[str]) -> Evidence:
     """Join what several parts saw of one image, the columns in the order of `classes`.
 
-    Where parts look at different windows, the fewer ones are repeated.
+    Where parts look at different windows or pass differently often, the fewer ones are repeated.
     """
-    columns = {name: e.tile_probs[:, n] for e in found for n, name in enumerate(e.classes)}
+    named = [(e, n, name) for e in found for n, name in enumerate(e.classes)]
+    columns = {name: e.tile_probs[:, n] for e, n, name in named}
+    drawn = {name: e.samples[..., n] for e, n, name in named if len(e.samples)}
     rows = np.arange(max((len(column) for column in columns.values()), default=0))
+    picked = {name: rows * len(column) // len(rows) for name, column in columns.items()}
     return evidence.gather(
         classes,
-        [columns[name][rows * len(columns[name]) // len(rows)] for name in classes],
+        [columns[name][picked[name]] for name in classes],
         [e.embedding for e in found],
         {name: e.stats[name] for e in found for name in e.classes},
+        [drawn[name][:, picked[name]] for name in classes if drawn.keys() == columns.keys()],
     )
 
 

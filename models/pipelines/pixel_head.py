@@ -107,6 +107,7 @@ class PixelHeadFitted:
             seen.probabilities,
             self.models,
             [seen.embedding],
+            seen.passes,
             window_px=self.geometry.window_px,
             heat=heat,
         )
@@ -144,15 +145,20 @@ class PixelHeadFitted:
 
 
 class PixelHeads:
-    """The pipeline; `clock` gives seconds, `steps` and `warm_steps` are those of each head."""
+    """The pipeline; `clock` gives seconds, `steps` and `warm_steps` are those of each head.
+
+    trunk: gives the frozen part for a profile; None = it is built anew for each training.
+    """
 
     def __init__(
         self,
         clock: Clock = time.monotonic,
         steps: int = pixel_training.STEPS,
         warm_steps: int = pixel_training.WARM_STEPS,
+        trunk: Callable[[Profile], Hypercolumn] | None = None,
     ) -> None:
         self._clock, self._steps, self._warm_steps = clock, steps, warm_steps
+        self._trunk = trunk
 
     def fit(
         self,
@@ -180,7 +186,7 @@ class PixelHeads:
         if not plans:
             reasons = "; ".join(skipped.values()) or "the label config names no class"
             raise NotEnoughLabels(f"nothing to train on: {reasons}")
-        trunk = _trunk(profile)
+        trunk = (self._trunk or _trunk)(profile)
         warm = _usable(warm_start, trunk, profile)
         fitting = Fitting(
             samples,
@@ -250,14 +256,19 @@ def within(report: Report, start: float, stop: float) -> Report:
     return placed
 
 
-def _trunk(profile: Profile) -> Hypercolumn:
+def weights_of(profile: Profile) -> str:
+    """Return where the pretrained weights are; raises NeedsWeights without any."""
     if profile.encoder_weights is None:
         raise NeedsWeights(
             "pixel_head learns on features of a pretrained encoder, and there is none: set "
             "ENCODER_WEIGHTS to a safetensors file or to hub, or use the pipeline advcam, which "
             "learns its own"
         )
-    return Hypercolumn(profile.encoder, profile.encoder_weights)
+    return profile.encoder_weights
+
+
+def _trunk(profile: Profile) -> Hypercolumn:
+    return Hypercolumn(profile.encoder, weights_of(profile))
 
 
 def _usable(version: Fitted | None, trunk: Hypercolumn, profile: Profile) -> PixelHeadFitted | None:

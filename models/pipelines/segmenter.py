@@ -83,16 +83,19 @@ class SegmenterFitted:
         of a spec mean nothing here. Raises ValueError for another kind of array.
         """
         known = [spec for spec in specs if spec.name in self.models]
-        proposals, probs, embeddings, stats = [], [], [], {}
+        proposals, probs, embeddings, stats, samples = [], [], [], {}, []
+        window_px = self.geometry.window_px
         for spec in known:
             scan = self.scan(spec.name, image)
-            probs.append(evidence.window_probs(scan.probability, self.geometry.window_px))
+            probs.append(evidence.window_probs(scan.probability, window_px))
+            samples.append(evidence.window_samples(scan.passes, image.shape[:2], window_px))
             proposed = self._proposal(spec, image, scan.probability, float(probs[-1].max()))
             stats[spec.name] = evidence.proposal_stats(proposed.mask, scan.probability)
             proposals.append(proposed if heat else replace(proposed, heat=None))
             embeddings.append(scan.embedding)
         names = [spec.name for spec in known]
-        return TaskProposal(tuple(proposals), evidence.gather(names, probs, embeddings, stats))
+        seen = evidence.gather(names, probs, embeddings, stats, samples)
+        return TaskProposal(tuple(proposals), seen)
 
     def save(self, folder: Path) -> None:
         """Write safetensors and JSON into an existing empty folder.

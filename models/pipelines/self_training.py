@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
-from models import saving
+from models import passes, saving
 from models.base import (
     ClassSpec,
     Fitted,
@@ -37,6 +37,7 @@ from models.masks import calibration
 from models.masks.confidence import Confidence
 from models.masks.settings import Settings, is_thin, resolve
 from models.networks.unet import TruncatedUNet, inference_copy
+from models.passes import Cells
 from models.pipelines.pixel_head import Geometry, PixelHeadFitted, PixelHeads, geometry_of, within
 from models.pixels.pixel_fitting import THRESHOLDS, rule_for
 from models.proposing import score_of, task_proposal
@@ -66,6 +67,14 @@ class Student:
     share: float
     settings: Settings
     confidence: Confidence = field(default_factory=Confidence)
+
+
+class Look(NamedTuple):
+    """What one look gives: per class the probabilities (H, W), mean features (D,), and passes."""
+
+    heats: list[HeatMap]
+    embeddings: list[FloatMap]
+    passes: list[Cells]
 
 
 class SelfTrainingFitted:
@@ -107,36 +116,35 @@ class SelfTrainingFitted:
         of a spec mean nothing here. Raises ValueError for another kind of array.
         """
         known = [spec for spec in specs if spec.name in self.students]
-        heats, embeddings = self.heats(image, [spec.name for spec in known])
+        seen = self.look(image, [spec.name for spec in known])
         return task_proposal(
             image,
             known,
-            heats,
+            seen.heats,
             self.students,
-            embeddings,
+            seen.embeddings,
+            seen.passes,
             window_px=self.geometry.window_px,
             heat=heat,
         )
 
-    def heats(
-        self, image: Image, class_names: Sequence[str]
-    ) -> tuple[list[HeatMap], list[FloatMap]]:
-        """Return the probability maps of classes that it knows, and mean features (D,).
+    def look(self, image: Image, class_names: Sequence[str]) -> Look:
+        """Return the probability maps of classes that it knows, mean features, and passes.
 
         The teacher looks only where it has a share in the heat; then its features are returned.
         """
         check_image(image)
         mixed = [name for name in class_names if self.students[name].share < 1]
         found = [self._student_scan(name, image) for name in class_names]
+        heats, drawn = [own.probability for own in found], [own.passes for own in found]
         if not mixed:
-            return [heat for heat, _ in found], [embedding for _, embedding in found]
+            return Look(heats, [own.embedding for own in found], drawn)
         seen = self.teacher.scan(image, mixed)
-        taught = dict(zip(mixed, seen.probabilities, strict=True))
-        heats = []
-        for name, (own, _) in zip(class_names, found, strict=True):
-            share = self.students[name].share
-            heats.append(share * own + (1 - share) * taught[name] if name in taught else own)
-        return heats, [seen.embedding]
+        for name, taught, votes in zip(mixed, seen.probabilities, seen.passes, strict=True):
+            n, share = class_names.index(name), self.students[name].share
+            heats[n] = share * heats[n] + (1 - share) * taught
+            drawn[n] = share * drawn[n] + (1 - share) * passes.repeated(votes, len(drawn[n]))
+        return Look(heats, [seen.embedding], drawn)
 
     def save(self, folder: Path) -> None:
         """Write safetensors and JSON into an existing empty folder, the teacher below it.
@@ -172,7 +180,9 @@ class SelfTrainingFitted:
             return found
         size = image.shape[1], image.shape[0]
         enlarged = cv2.resize(found.probability, size, interpolation=cv2.INTER_LINEAR)
-        return Scan(np.asarray(enlarged, np.float32), found.embedding)
+        size = -(-size[0] // passes.CELL_PX), -(-size[1] // passes.CELL_PX)
+        cells = [cv2.resize(own, size, interpolation=cv2.INTER_LINEAR) for own in found.passes]
+        return Scan(np.asarray(enlarged, np.float32), found.embedding, np.stack(cells))
 
 
 class SelfTraining:
@@ -359,7 +369,7 @@ class _Job:
         trial = SelfTrainingFitted(geometry, self.teacher, [student], {}, self.device)
 
         def heat_and_score(image: Image, _: int) -> tuple[HeatMap, float]:
-            (heat,) = trial.heats(image, [student.name])[0]
+            (heat,) = trial.look(image, [student.name]).heats
             return heat, score_of(heat, geometry.window_px)
 
         learnt = self.teacher.models[self.spec.name].memory

@@ -24,6 +24,8 @@ from backend.evaluation.splits import Wanted
 from models.learning.training import PROFILES
 from tests.evaluation.making import SIZE, Darkness, folder, surface, write
 
+pytestmark = pytest.mark.training
+
 PROFILE = replace(
     PROFILES["cpu"],
     decoder_widths=(8, 8),

@@ -14,14 +14,14 @@ from backend.steps import intake
 
 def die_after_commit() -> None:
     """Serve the API; the first event is committed, and its sender never hears of it."""
-    keep = intake.keep
+    keep = intake.keep_texts
 
-    def keep_and_die(*arguments: Any, **options: Any) -> int:
+    def keep_and_die(*arguments: Any, **options: Any) -> Any:
         keep(*arguments, **options)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("still alive")
 
-    intake.keep = keep_and_die
+    intake.keep_texts = keep_and_die
     running.serve(Settings.from_env(os.environ))
 
 

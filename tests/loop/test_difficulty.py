@@ -208,17 +208,19 @@ def test_an_embedding_that_tells_is_used() -> None:
 
 
 def test_features_hold_shape_doubt_and_classes() -> None:
-    stats = {"area_px": 400.0, "outline_px": 100.0, "components": 3.0, "heat_sharpness": 0.8}
-    none = {"area_px": 0.0, "outline_px": 0.0, "components": 0.0, "heat_sharpness": 0.0}
+    stats = {"area_px": 400.0, "outline_px": 100.0, "components": 3.0,
+             "heat_sharpness": 0.8, "outline_doubt": 0.3}  # fmt: skip
+    none = dict.fromkeys(stats, 0.0)
     one = evidence(
         1, classes=("crack", "rust"), stats={"crack": stats, "rust": none},
         tile_probs=((0.5, 0.0), (0.99, 0.0), (0.3, 0.0), (0.0, 0.0)),
     )  # fmt: skip
     row = features(one, ["crack", "rust"]).tolist()
-    expected = [math.log(heuristic_s(one)), *np.log1p([400, 100, 3]), 0.25, 0.2]
-    assert row[:6] == pytest.approx(expected)
-    assert row[7:] == pytest.approx([math.log1p(2), 0.5, 1.0, 0.0])
-    assert pixel_doubt(one) == pytest.approx(0.2), "the class without an outline has no say"
+    expected = [math.log(heuristic_s(one)), *np.log1p([400, 100, 3]), 0.25, 0.8, 0.3]
+    assert row[:7] == pytest.approx(expected)
+    assert row[8:] == pytest.approx([math.log1p(2), 0.5, 1.0, 0.0])
+    assert pixel_doubt(one) == pytest.approx(0.3), "the class without an outline has no say"
+    assert pixel_doubt(evidence(2)) is None, "an older version did not look at its outlines"
 
 
 def test_weights_of_samples_have_mean_one() -> None:

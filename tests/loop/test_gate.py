@@ -9,6 +9,7 @@ import pytest
 
 from backend.loop import gate
 from backend.loop.gate import TaskScore, choose, is_validation, judge
+from models.base import ClassProposal, Mask, Region
 from tests.loop.making import box
 
 BLOB = box(100, 100, 200, 200)
@@ -53,27 +54,39 @@ def test_without_validation_tasks_the_newer_one_is_promoted() -> None:
     ("cost_s", "f", "promote"),
     [
         (20, 0.6, True),
-        (29.9, 0.6, True),
-        (30.1, 0.6, False),
-        (20, 0.56, True),
-        (5, 0.54, False),
+        (29.9, 0.59, True),
+        (30.1, 0.59, False),
+        (20, 0.54, True),
+        (5, 0.5, False),
         (50, 0.61, True),
     ],
 )
 def test_few_tasks_are_judged_by_the_simple_rule(cost_s: float, f: float, promote: bool) -> None:
-    before = [one(t) for t in "abcd"]
-    verdict = judge(before, [one(t, cost_s, f) for t in "abcd"], seed=0)
+    before = [*(one(t) for t in "abc"), one("d", f=0.55)]
+    after = [*(one(t, cost_s, f) for t in "abc"), one("d", cost_s, 0.56)]
+    verdict = judge(before, after, seed=0)
     assert verdict.promote is promote
     assert verdict.figures["rule"] == "simple"
     assert "4 validation task(s): predicted correction 20.0 s" in verdict.reason
+
+
+@pytest.mark.parametrize("tasks", [1, 4, 12])
+def test_a_challenger_that_is_worse_on_every_task_never_passes(tasks: int) -> None:
+    before = many(tasks)
+    after = [one(s.task, s.cost_s, s.f - 0.001) for s in before]
+    verdict = judge(before, after, seed=0)
+    assert not verdict.promote and verdict.figures["rule"] == "dominated"
+    assert verdict.reason.startswith(f"worse on every one of {tasks} validation task(s): ")
+    assert judge(before, [after[0], *before[1:]], seed=0).promote or tasks == 1
 
 
 def test_enough_tasks_are_resampled_in_pairs() -> None:
     better = judge(many(), many(cost_s=19.0), seed=0)
     assert better.promote and better.figures["rule"] == "bootstrap"
     assert better.figures["cheaper"] == 1.0  # unpaired, the noise of 5 s would hide 1 s
-    worse = judge(many(), many(cost_s=21.0), seed=0)
-    assert not worse.promote and worse.figures["cheaper"] == 0.0
+    one_gains = [one("t0", 1.0, 0.6), *many(cost_s=23.0)[1:]]
+    worse = judge([one("t0", 1.5, 0.6), *many()[1:]], one_gains, seed=0)
+    assert not worse.promote and worse.figures["cheaper"] < 0.01
     assert worse.reason.startswith("costs no more in only 0% of resamples (60% needed)")
 
 
@@ -112,19 +125,28 @@ def test_the_verdict_depends_on_the_seed_alone_and_is_json() -> None:
     assert set(verdict.as_json()) == {"promote", "reason", "figures"}
 
 
+def proposed(mask: Mask) -> ClassProposal:
+    """Propose the box (100, 100) to (200, 200), and say that one region of it is sure."""
+    return ClassProposal("crack", mask, 0.9, regions=(Region(100, 100, 100, 100, 10_000, 0.75),))
+
+
 def test_scores_name_their_task_and_measure_both_ways() -> None:
-    found = gate.score("7.jpg", "crack", BLOB, box(100, 101, 200, 201))
+    found = gate.score("7.jpg", "crack", proposed(BLOB), box(100, 101, 200, 201))
+    assert found.regions == ((0.75, True),)
+    assert gate.score("7.jpg", "crack", proposed(BLOB), box(0, 0, 9, 9)).regions == ((0.75, False),)
+    nothing = gate.score("7.jpg", "crack", None, box(100, 101, 200, 201))
+    assert (nothing.f, nothing.regions) == (0.0, ()) and nothing.cost_s > 0
     assert (found.task, found.class_name, found.cost_s, found.f) == ("7.jpg", "crack", 0.0, 0.85)
     assert found.f_strict == pytest.approx(0.99)
 
 
 def test_an_accepted_proposal_gives_its_own_version_no_head_start() -> None:
     accepted, other = box(100, 100, 200, 200), box(103, 103, 202, 202)
-    before = gate.score("7.jpg", "crack", accepted, accepted)
-    after = gate.score("7.jpg", "crack", other, accepted)
+    before = gate.score("7.jpg", "crack", proposed(accepted), accepted)
+    after = gate.score("7.jpg", "crack", proposed(other), accepted)
     assert after.f_strict < before.f_strict == 1.0
     assert (after.cost_s, after.f) == (before.cost_s, before.f)
-    assert gate.score("7.jpg", "crack", box(150, 150, 400, 400), accepted).cost_s > 0
+    assert gate.score("7.jpg", "crack", proposed(box(150, 150, 400, 400)), accepted).cost_s > 0
 
 
 def both(cost_s: float, f: float, rust_cost_s: float, rust_f: float) -> list[TaskScore]:

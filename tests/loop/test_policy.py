@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from backend.loop import schedule
 from backend.loop.policy import (
+    Attempt,
     PolicyState,
     Start,
     StartState,
@@ -51,7 +53,7 @@ def state(**changes: Any) -> PolicyState:
         (
             {"newest_annotation_at": ago(20)},
             False,
-            "25 of 20 new labels; quiet period ends 12:00:10",
+            "25 of 20 new labels; quiet period ends 12:00:10 UTC",
         ),
         (
             {"newest_annotation_at": ago(2), "oldest_untrained_at": ago(900)},
@@ -66,7 +68,7 @@ def state(**changes: Any) -> PolicyState:
         (
             {"new_labels": 1, "newest_annotation_at": NOON, "train_requested_at": ago(5)},
             True,
-            "training was requested at 11:59:55",
+            "training was requested at 11:59:55 UTC",
         ),
         ({"running": True, "train_requested_at": ago(5)}, False, "a training is queued or running"),
         (
@@ -80,11 +82,86 @@ def state(**changes: Any) -> PolicyState:
             "nothing to train: no class has both positive and negative labels yet",
         ),
         ({"last_snapshot": None}, True, "25 of 20 new labels; nobody has annotated for 30 s"),
+        (
+            {"new_labels": 7, "newest_annotation_at": ago(5)},
+            False,
+            "7 of 20 new labels; quiet period ends 12:00:25 UTC",
+        ),
+        (
+            {"newest_annotation_at": ago(-86400), "oldest_untrained_at": ago(-86400)},
+            True,
+            "25 of 20 new labels; nobody has annotated for 30 s",
+        ),
     ],
 )
 def test_decisions(changes: dict[str, Any], train: bool, reason: str) -> None:
     decision = decide(state(**changes), NOON)
     assert (decision.train, decision.reason) == (train, reason)
+
+
+AT_ELEVEN = schedule.parse("11:00")
+
+
+@pytest.mark.parametrize(
+    ("changes", "train", "reason"),
+    [
+        ({}, True, "3 of 20 new labels; scheduled for 11:00:00 UTC"),
+        ({"newest_annotation_at": ago(1)}, True, "3 of 20 new labels; scheduled for 11:00:00 UTC"),
+        ({"running": True}, False, "a training is queued or running"),
+        ({"new_labels": 0}, False, "0 of 20 new labels"),
+        (
+            {"oldest_untrained_at": ago(3599)},
+            False,
+            "3 of 20 new labels; scheduled for 11:00:00 UTC",
+        ),
+        (
+            {"schedule_since": ago(3600)},
+            False,
+            "3 of 20 new labels; scheduled for 11:00:00 UTC",
+        ),
+        ({"snapshot": "a" * 16}, False, "nothing has changed since the last training"),
+    ],
+)
+def test_a_scheduled_moment_trains_once_on_labels_that_it_found(
+    changes: dict[str, Any], train: bool, reason: str
+) -> None:
+    given = {
+        "new_labels": 3,
+        "oldest_untrained_at": ago(3601),
+        "schedule": AT_ELEVEN,
+        "schedule_since": ago(3601),
+        **changes,
+    }
+    decision = decide(state(**given), NOON)
+    assert (decision.train, decision.reason) == (train, reason)
+
+
+CANCELLED = Attempt(True, "", ago(100))
+FAILED = Attempt(False, "no GPU", ago(100))
+PUT_OFF = Attempt(False, "disk full", ago(100), again_at=ago(-60))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "requested_at", "train", "says"),
+    [
+        (CANCELLED, None, False, "was cancelled; Start Training begins it again"),
+        (CANCELLED, ago(101), False, "was cancelled"),
+        (CANCELLED, ago(99), True, "requested"),
+        (FAILED, None, False, "the last training failed: no GPU; Start Training tries these"),
+        (FAILED, ago(99), True, "requested"),
+        (PUT_OFF, None, False, "failed: disk full; it is tried again at 12:01:00 UTC"),
+        (PUT_OFF, ago(101), False, "tried again at 12:01:00 UTC"),
+        (PUT_OFF, ago(99), True, "requested"),
+        (replace(PUT_OFF, again_at=NOON), None, True, "25 of 20"),
+        (replace(PUT_OFF, again_at=NOON), ago(101), True, "requested"),
+    ],
+)
+def test_labels_whose_training_made_nothing_are_tried_again_when_that_makes_sense(
+    attempt: Attempt, requested_at: datetime | None, train: bool, says: str
+) -> None:
+    decision = decide(state(attempt=attempt, train_requested_at=requested_at), NOON)
+    assert decision.train == train
+    assert says in decision.reason
 
 
 def test_the_quiet_period_ends_exactly_when_it_says() -> None:

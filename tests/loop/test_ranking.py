@@ -99,8 +99,8 @@ def test_what_is_missing_is_said_in_words_and_stood_in_for() -> None:
     found = ranked("bald")
     assert found.strategy == "entropy" and found.order == ranked("entropy").order
     assert found.note == (
-        "entropy instead of bald, which needs several stochastic passes of the model, "
-        "which no pipeline makes yet"
+        "entropy instead of bald, which needs stochastic passes of the model over all tasks, "
+        "kept from the next training on"
     )
     assert "orders no open ones (see `labelclimb review`)" in ranked("review").note
 
@@ -186,3 +186,61 @@ def test_each_task_says_why() -> None:
 )  # fmt: skip
 def test_durations_are_said_as_people_do(seconds: float, text: str) -> None:
     assert reasons.duration(seconds) == text
+
+
+def passes(task: int, *said: tuple[float, ...]) -> TaskEvidence:
+    """Give a task of one window and class, and what each pass said of it."""
+    drawn = bytes(round(255 * p) for one in said for p in one)
+    return evidence(task, tile_probs=((0.5,),), passes=len(said), samples=drawn)
+
+
+def test_bald_asks_the_passes_and_not_the_doubt() -> None:
+    """All say one half of 1: nothing is to be learnt; of 2 and 3 each is sure, of other things."""
+    seen = {
+        1: passes(1, (0.5,), (0.5,)),
+        2: passes(2, (0.0,), (1.0,)),
+        3: passes(3, (0.2,), (0.8,)),
+    }
+    found = rank((1, 2, 3), seen, Known(), strategy="bald", seed=0)
+    assert (found.order, found.strategy, found.note) == ((2, 3, 1), "bald", "")
+    pool = pooling.of_evidence([seen[2], seen[3]], {2: 1.0, 3: 1.0})
+    assert pool.samples is not None and pool.samples.shape == (2, 2, 1)
+    assert pool.samples[:, :, 0].tolist() == [[0.0, 51 / 255], [1.0, 204 / 255]]
+    older = {**seen, 3: evidence(3, tile_probs=((0.9,),))}
+    assert (
+        "needs stochastic passes" in rank((1, 2, 3), older, Known(), strategy="bald", seed=0).note
+    )
+
+
+def test_passes_stand_in_the_columns_of_their_classes() -> None:
+    two = evidence(
+        1, classes=("rust", "crack"), tile_probs=((0.1, 0.2), (0.3, 0.4)), passes=1,
+        samples=bytes((51, 102, 153, 204)),
+    )  # fmt: skip
+    found = pooling.samples([two, passes(2, (1.0,))], ["crack", "rust"])
+    assert found is not None
+    assert (found * 5).round(9).tolist() == [[[2, 1], [4, 3], [5, 0]]]
+
+
+def test_an_older_version_has_no_doubt_of_pixels_and_says_so() -> None:
+    found = rank(
+        tuple(DOUBT), seen(), Known(), strategy="entropy", seed=1, options={"level": "pixels"}
+    )
+    assert found.note.startswith("entropy instead of entropy, which needs the doubt along the outl")
+    assert found.order == ranked().order
+
+
+def test_strategies_that_ask_for_it_spread_the_head_over_alike_tasks() -> None:
+    kinds = {task: task // 4 for task in range(12)}
+    alike = {
+        task: evidence(
+            task, tile_probs=((0.5 - task / 100,),), embedding=(float(kind == 0), float(kind == 1))
+        )
+        for task, kind in kinds.items()
+    }
+    found = rank(tuple(kinds), alike, Known(), strategy="hybrid", seed=0, options={"entropy": 1.0})
+    assert {len({kinds[t] for t in found.order[n : n + 3]}) for n in range(9)} == {3}
+    assert [t for t in found.order if kinds[t] == 0] == [0, 1, 2, 3]
+    assert found.priorities[found.order[0]] == 1.0
+    plain = rank(tuple(kinds), alike, Known(), strategy="entropy", seed=0)
+    assert plain.order == tuple(range(12)) and plain.clusters == {}

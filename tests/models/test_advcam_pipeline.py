@@ -29,6 +29,8 @@ from models.pipelines import advcam
 from models.pipelines.advcam import AdvCam, AdvCamFitted
 from tests.models.surfaces import CRACK, PROFILE, SAMPLES, SIZE, fit, same, surface
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def fitted() -> AdvCamFitted:

@@ -36,6 +36,8 @@ from models.pipelines.segmenter import Segmenter
 from tests.models.test_segmenter_pipeline import PROFILE as SMALL
 from tests.models.test_segmenter_pipeline import picture
 
+pytestmark = pytest.mark.training
+
 CRACK, RUST = ClassSpec("crack"), ClassSpec("rust")
 BARE = PROFILES["cpu"]
 PRETRAINED = replace(BARE, encoder_weights="hub")
@@ -227,6 +229,24 @@ def test_windows_of_parts_with_fewer_of_them_are_repeated() -> None:
     assert found.tile_probs == pytest.approx(
         np.array([[0.8, 0.1], [0.8, 0.2], [0.9, 0.3], [0.9, 0.4]])
     )
+    assert found.samples.size == 0
+
+
+def test_passes_of_parts_are_joined_like_their_windows_where_all_make_some() -> None:
+    def seen(name: str, samples: list[list[float]]) -> Evidence:
+        drawn = np.array(samples, dtype=np.float32)[..., None]  # (S, T, 1)
+        none = np.zeros((0,), np.float32)
+        return Evidence(
+            (name,), np.zeros((len(samples[0]), 1), np.float32), none, {name: {}}, drawn
+        )
+
+    four = seen("a", [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8]])
+    found = joined([four, seen("b", [[0.0], [1.0]])], ["b", "a"])
+    assert found.samples.shape == (4, 2, 2)
+    assert found.samples[..., 0].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    np.testing.assert_array_equal(found.samples[..., 1], four.samples[..., 0])
+    bare = replace(four, classes=("b",), samples=np.zeros((0, 0, 0), np.float32), stats={"b": {}})
+    assert joined([four, bare], ["a", "b"]).samples.size == 0
 
 
 @pytest.mark.parametrize(

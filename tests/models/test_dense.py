@@ -16,6 +16,8 @@ from models.learning.training import EVALUATIONS, PROFILES, Standing, Trained, T
 from models.networks.unet import TruncatedUNet
 from tests.models.small_network import Brightness, small_network, state
 
+pytestmark = pytest.mark.training
+
 PROFILE = replace(
     PROFILES["cpu"],
     decoder_widths=(8, 8),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models import evidence
+from models.base import HeatMap, Mask
 from models.metrics import outline_px
 
 
@@ -20,6 +21,7 @@ def test_stats_of_a_ring_and_a_square() -> None:
         "outline_px": 24,
         "components": 2,
         "heat_sharpness": 1,
+        "outline_doubt": 0,
     }
 
 
@@ -46,6 +48,46 @@ def test_sharpness_falls_as_heat_becomes_undecided() -> None:
     assert evidence.heat_sharpness(np.full((3, 3), 0.5, np.float32)) == 0
 
 
+def halves(height: int, width: int) -> tuple[Mask, HeatMap]:
+    """Give a proposal of the left half, and a heat that agrees with it for certain."""
+    mask = np.zeros((height, width), bool)
+    mask[:, : width // 2] = True
+    return mask, mask.astype(np.float32)
+
+
+def test_doubt_counts_in_the_band_around_the_outline_alone() -> None:
+    mask, heat = halves(20, 40)
+    assert evidence.outline_doubt(mask, heat) == 0
+    heat[:, :17], heat[:, 23:] = 0.5, 0.5
+    assert evidence.outline_doubt(mask, heat) == 0, "far from the outline nobody corrects"
+    heat[:, 17:23] = 0.5  # BAND_PX to either side of the outline between columns 19 and 20
+    assert evidence.outline_doubt(mask, heat) == pytest.approx(1)
+    heat[:, 17:20] = 1.0
+    assert evidence.outline_doubt(mask, heat) == pytest.approx(1 / 2)
+    heat[:, 17:23] = 0.25  # H(1/4) = 2 / 4 + (3 / 4) log2(4 / 3) bits
+    assert evidence.outline_doubt(mask, heat) == pytest.approx(0.5 + 0.75 * np.log2(4 / 3))
+
+
+def test_a_large_defect_or_image_has_no_more_doubt_than_a_small_one() -> None:
+    found = []
+    for side_px, image_px in ((20, 60), (200, 400), (20, 400)):
+        mask, heat = np.zeros((2, image_px, image_px), np.float32)
+        mask[20 : 20 + side_px, 20 : 20 + side_px] = 1
+        heat[:] = np.where(mask > 0, 0.8, 0.2)
+        found.append(evidence.outline_doubt(mask > 0, heat))
+    assert found == pytest.approx([found[0]] * 3)
+    assert found[0] == pytest.approx(-0.8 * np.log2(0.8) - 0.2 * np.log2(0.2))
+
+
+def test_where_nothing_is_proposed_what_is_nearly_proposed_is_doubtful() -> None:
+    nothing, heat = np.zeros((50, 50), bool), np.zeros((50, 50), np.float32)
+    assert evidence.outline_doubt(nothing, heat) == 0
+    heat[10:12, 10:12] = 0.5
+    assert evidence.outline_doubt(nothing, heat) == pytest.approx(1), "clean pixels do not dilute"
+    heat[30:32, 30:32] = 1.0  # weights 0.5 and 1
+    assert evidence.outline_doubt(nothing, heat) == pytest.approx(1 / 3)
+
+
 def test_classes_are_columns_and_their_features_lie_end_to_end() -> None:
     probs = [np.array([0.1, 0.2, 0.3], np.float32), np.array([0.9, 0.8, 0.7], np.float32)]
     parts = [np.array([1, 2], np.float32), np.array([3, 4], np.float32)]
@@ -58,3 +100,4 @@ def test_classes_are_columns_and_their_features_lie_end_to_end() -> None:
 def test_without_classes_there_is_nothing_to_read() -> None:
     seen = evidence.gather([], [], [], {})
     assert (seen.tile_probs.shape, seen.embedding.shape, seen.classes) == ((0, 0), (0,), ())
+    assert seen.samples.shape == (0, 0, 0)

@@ -180,6 +180,7 @@ def test_the_halo_is_the_reach_of_the_coarsest_map(trunk: Hypercolumn) -> None:
     assert trunk.halo_px % 32 == 0
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(("height_px", "width_px"), [(40, 801), (701, 33)])
 def test_tiles_equal_the_whole_image(
     trunk: Hypercolumn, monkeypatch: pytest.MonkeyPatch, height_px: int, width_px: int
@@ -200,6 +201,8 @@ def test_tiles_equal_the_whole_image(
     for one, other in zip(whole.probabilities, tiled.probabilities, strict=True):
         assert one.shape == (height_px, width_px) and one.std() > 0.05
         np.testing.assert_allclose(other, one, atol=2e-4)
+    for one, other in zip(whole.passes, tiled.passes, strict=True):
+        np.testing.assert_allclose(other, one, atol=2e-4)
     np.testing.assert_allclose(tiled.embedding, whole.embedding, atol=1e-4)
     assert whole.embedding.shape == (256,)
 
@@ -214,6 +217,21 @@ def test_any_size_works_as_if_the_last_pixels_were_repeated(
     found = scan(trunk, [head], image, tile_px=64).probabilities[0]
     assert found.shape == (height_px, width_px) and np.isfinite(found).all()
     np.testing.assert_allclose(found, whole[:height_px, :width_px], atol=1e-6)
+
+
+def test_passes_are_what_each_member_says(trunk: Hypercolumn) -> None:
+    image, head = picture(64, 96), head_for(trunk)
+    found = scan(trunk, [head], image, tile_px=64)
+    levels = trunk.levels(image)
+    points = np.stack(np.mgrid[0:64, 0:96], axis=-1).reshape(-1, 2)
+    with torch.inference_mode():
+        said = torch.sigmoid(head(torch.from_numpy(hypercolumn.at(levels, points))))
+    cells = said.numpy().reshape(head.members, 16, 4, 24, 4).mean(axis=(2, 4))
+    inner = found.passes[0][:, 1:-1, 1:-1], cells[:, 1:-1, 1:-1]
+    assert np.corrcoef(inner[0].ravel(), inner[1].ravel())[0, 1] > 0.99
+    mean = found.probabilities[0].reshape(16, 4, 24, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(found.passes[0].mean(axis=0), mean, atol=0.05)
+    assert found.passes[0].std(axis=0).max() > 0.01, "members differ"
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])

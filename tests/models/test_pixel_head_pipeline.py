@@ -26,6 +26,8 @@ from models.pixels import pixel_fitting, pixel_training
 from tests.models.small_network import state
 from tests.models.surfaces import same
 
+pytestmark = pytest.mark.training
+
 RUST, MOSS = ClassSpec("rust"), ClassSpec("moss")
 METHOD = PixelHeads(steps=80, warm_steps=30)
 COLOURS = {"rust": (150, 80, 40), "moss": (70, 120, 60)}

@@ -25,6 +25,8 @@ from models.pipelines.advcam import AdvCamFitted, ClassModel, Geometry, geometry
 from models.pipelines.segmenter import Segmenter, SegmenterFitted
 from tests.models.small_network import small_network, state
 
+pytestmark = pytest.mark.training
+
 PROFILE = replace(
     PROFILES["cpu"],
     encoder="resnet18",

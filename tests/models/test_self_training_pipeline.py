@@ -24,6 +24,8 @@ from models.pipelines.self_training import SelfTraining, SelfTrainingFitted
 from tests.models.small_network import state
 from tests.models.surfaces import same
 
+pytestmark = pytest.mark.training
+
 CRACK, RUST = ClassSpec("crack"), ClassSpec("rust")
 TEACHER = PixelHeads(steps=80, warm_steps=10)
 METHOD = SelfTraining(teacher=TEACHER)
@@ -179,7 +181,7 @@ def test_a_student_may_look_at_a_smaller_image(fitted: SelfTrainingFitted) -> No
     image, _ = picture(104)
     small = replace(fitted.students["rust"], scale=0.5, share=1.0)
     version = SelfTrainingFitted(fitted.geometry, fitted.teacher, [small], {}, "cpu")
-    (heat,), _ = version.heats(image, ["rust"])
+    (heat,) = version.look(image, ["rust"]).heats
     reduced = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
     seen = dense.predict(small.network, reduced, 256)
     assert heat.shape == (64, 64) and heat.min() >= 0 and heat.max() <= 1

@@ -16,6 +16,8 @@ from models.networks.unet import TruncatedUNet
 from models.pipelines.advcam import AdvCam, AdvCamFitted
 from tests.models.surfaces import CRACK, PROFILE, SAMPLES, SIZE, fit, same, surface
 
+pytestmark = pytest.mark.training
+
 SHARED = replace(PROFILE, shared_trunk=True)
 SPECS = (CRACK, ClassSpec("stain"))
 

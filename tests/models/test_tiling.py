@@ -70,6 +70,7 @@ def test_a_smaller_halo_than_the_networks_shows() -> None:
     assert np.abs(exact.heat - short.heat).max() > 0.01
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "encoder, stages, height, tile_px",
     [("resnet34", 2, 40, 72), ("resnet50", 2, 20, 64), ("resnet18", 3, 20, 64)],
@@ -259,6 +260,7 @@ def test_embedding_and_logit_are_the_networks_own() -> None:
     assert found.logit == pytest.approx(float(logit), abs=1e-5)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("iterations", [(1, 1, 1), (2, 1, 3)])
 def test_all_classes_at_once_give_what_each_gives_alone(iterations: tuple[int, ...]) -> None:
     network, image = small_network(classes=3), photograph(60, 100)

@@ -16,6 +16,8 @@ from models.learning.crops import Surroundings
 from models.learning.sampling import CropSource
 from models.learning.training import ClassProgress, Standing, TrainingDiverged
 
+pytestmark = pytest.mark.training
+
 PROFILE = replace(
     training.PROFILES["cpu"],
     crop_px=8,

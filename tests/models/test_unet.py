@@ -155,6 +155,7 @@ def test_every_parameter_learns_from_the_first_step(stages: int) -> None:
     assert not idle
 
 
+@pytest.mark.training
 def test_it_learns_to_tell_lines_from_noise_without_a_bias() -> None:
     torch.manual_seed(0)
     network = TruncatedUNet("resnet18", (8, 8))
@@ -200,6 +201,7 @@ def test_bf16_copy_is_close_and_keeps_the_input_in_float32() -> None:
     assert torch.corrcoef(torch.stack((expected.flatten(), got.float().flatten())))[0, 1] > 0.999
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("stages", [2, 3])
 def test_saved_and_loaded_network_computes_the_same_bits(
@@ -308,6 +310,7 @@ def test_wrong_decoder_widths_are_named(widths: tuple[int, ...]) -> None:
         TruncatedUNet("resnet18", widths)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "encoder", ["resnet26d", "resnext50_32x4d", "resnetv2_50", "densenet121", "darknet17"]
 )

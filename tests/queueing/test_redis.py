@@ -37,7 +37,7 @@ def test_without_redis_everything_says_so_soon_and_without_the_password(tmp_path
         with pytest.raises(QueueError, match=r"Redis at redis://127.0.0.1:1/0 cannot") as raised:
             call()
         assert "hunter2" not in str(raised.value)
-    with pytest.raises(QueueError), queues.lock("x", timeout_s=1, wait_s=1):
+    with pytest.raises(QueueError), queues.lock("x", wait_s=1):
         raise AssertionError("entered")
     assert time.monotonic() - began < 5
 
@@ -53,7 +53,7 @@ def test_a_lock_lets_one_in_at_a_time(queues: Queues) -> None:
     inside: list[str] = []
 
     def enter(name: str) -> None:
-        with queues.lock("publish-7", timeout_s=20, wait_s=20):
+        with queues.lock("publish-7", wait_s=20):
             inside.append(f"{name} in")
             threading.Event().wait(0.1)
             inside.append(f"{name} out")
@@ -69,13 +69,13 @@ def test_a_lock_lets_one_in_at_a_time(queues: Queues) -> None:
 
 
 def test_a_lock_that_another_keeps_is_not_waited_for_for_ever(queues: Queues) -> None:
-    with queues.lock("x", timeout_s=30, wait_s=1):
+    with queues.lock("x", wait_s=1):
         with (
             pytest.raises(QueueError, match="held by another"),
-            queues.lock("x", timeout_s=5, wait_s=0.2),
+            queues.lock("x", wait_s=0.2),
         ):
             raise AssertionError("entered")
-        with queues.lock("y", timeout_s=5, wait_s=0.2):
+        with queues.lock("y", wait_s=0.2):
             pass
 
 

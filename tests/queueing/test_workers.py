@@ -66,6 +66,18 @@ def test_a_job_that_kills_its_process_is_reported_and_the_worker_lives(
     assert worker.poll() is None
 
 
+def test_a_killed_job_is_told_of_before_it_is_tried_again(
+    queues: Queues, out: Path, start_worker: Callable[..., Any]
+) -> None:
+    told = {"on_killed": f"{JOBS}.mark_killed", "on_failure": f"{JOBS}.mark_failed"}
+    put(queues, "die", kwargs={"path": str(out)}, retries=1, **told)
+    start_worker("events", fork=True)
+    assert queues.wait("one", 20) == "failed"
+    reason = "its process ended by signal 9; was it out of memory?"
+    assert lines(out.with_name("failures")) == [f"one killed: {reason}", f"one: {reason}"]
+    assert lines(out) == ["tried", "tried"]
+
+
 def test_a_job_whose_worker_was_killed_may_come_again(
     queues: Queues, server: Server, out: Path, start_worker: Callable[..., Any]
 ) -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from backend.errors import ImageError
 from backend.labelstudio.client import LabelStudio
+from backend.leases import Lease
 from backend.records import Task, Version
 from backend.settings import Settings
-from backend.steps import projects
+from backend.steps import backlog, projects
 from backend.store import tasks, versions
 from backend.wiring import Services, build
 from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, Region, TaskProposal
@@ -74,20 +75,33 @@ class PlayedImages:
 
 @dataclass
 class PlayedQueues:
-    """Runs nothing: the test calls the steps; `enqueued` is what would have been run."""
+    """Predicts blocks of a backlog at once; other steps the test calls: `enqueued` names them."""
 
     enqueued: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    services: Services | None = None
 
     def wait(self, job_id: str, timeout_s: float) -> str:
         return "timeout"
 
     def enqueue(self, queue: str, function: str, *, kwargs: dict[str, Any], **_: Any) -> bool:
-        self.enqueued.append((function.rpartition(".")[2], kwargs))
+        name = function.rpartition(".")[2]
+        self.enqueued.append((name, kwargs))
+        if name == "predict_block" and self.services is not None:
+            backlog.predict_block(
+                self.services, kwargs["project"], kwargs["number"], kwargs["tasks"]
+            )
+        return True
+
+    def workers(self, host: str | None = None) -> dict[str, int]:
+        return {"publish": 1}
+
+    def cancel(self, job_id: str) -> bool:
+        self.enqueued.append(("cancel", {"job": job_id}))
         return True
 
     @contextmanager
-    def lock(self, name: str, *, timeout_s: float, wait_s: float) -> Iterator[None]:
-        yield
+    def lock(self, name: str, *, wait_s: float) -> Iterator[Lease]:
+        yield Lease(name, 20.0, lambda: True)
 
 
 @pytest.fixture
@@ -107,6 +121,7 @@ def services(tmp_path: Path, server: FakeLabelStudio) -> Iterator[Services]:
         "clock": lambda: NOW,
     }
     services = replace(real, **played)
+    played["queues"].services = services
     projects.adopt(services, 1, CONFIG, title="bridge")
     with services.store.transaction() as tx:
         tasks.upsert(tx, [Task(1, task, f"/data/upload/1/{task}.jpg", NOW) for task in TASKS])

@@ -21,6 +21,7 @@ class FakeLabelStudio:
         self.tasks = tasks
         self.model_version = ""
         self.predictions: list[dict[str, Any]] = []
+        self.minted = 0
         self.calls: list[str] = []
         self.fail_before: str | None = None
         self.fail_after: str | None = None
@@ -44,7 +45,8 @@ class FakeLabelStudio:
         if call == self.fail_before:
             self.fail_before = None
             return httpx.Response(500, json={"detail": "died before"})
-        answer = self._routes()[call](request)
+        known = "PATCH /api/predictions/" if call.startswith("PATCH /api/predictions/") else call
+        answer = self._routes()[known](request)
         if isinstance(answer, httpx.Response):
             return answer
         if self.model_version:
@@ -62,6 +64,8 @@ class FakeLabelStudio:
             "POST /api/projects/1/import/predictions": self._import,
             "GET /api/projects/1/model-versions/": self._versions,
             "DELETE /api/projects/1/model-versions/": self._delete,
+            "GET /api/predictions/": self._of_task,
+            "PATCH /api/predictions/": self._change,
         }
 
     def _tasks(self) -> list[dict[str, Any]]:
@@ -84,8 +88,20 @@ class FakeLabelStudio:
         if lost := self.unknown & {row["task"] for row in rows}:
             return httpx.Response(400, json={"detail": f"task ID {lost} not found"})
         rows = [row for row in rows if row["task"] not in self.dropped or not row["result"]]
-        self.predictions += rows
+        for n, row in enumerate(rows, start=self.minted + 1):
+            self.predictions.append({**row, "id": n, "cluster": None})  # as the real one does
+        self.minted += len(rows)
         return {"created": len(rows)}
+
+    def _of_task(self, request: httpx.Request) -> Any:
+        task = int(request.url.params["task"])
+        return httpx.Response(200, json=[p for p in self.predictions if p["task"] == task])
+
+    def _change(self, request: httpx.Request) -> Any:
+        id = int(request.url.path.rstrip("/").rpartition("/")[2])
+        (row,) = [p for p in self.predictions if p["id"] == id]
+        row.update(json.loads(request.content))
+        return row
 
     def _versions(self, _: httpx.Request) -> Any:
         held = Counter(p["model_version"] for p in self.predictions)

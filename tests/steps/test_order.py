@@ -107,7 +107,7 @@ def test_the_audit_notes_changes_and_only_these(shown: Services) -> None:
         ("entropy", "entropy"), ("margin", "margin"), ("bald", "entropy"), ("autopilot", "entropy"),
     ]  # fmt: skip
     reasons = [one.reason for one in order.history(shown, 1)]
-    assert reasons[2].startswith("entropy instead of bald, which needs several stochastic passes")
+    assert reasons[2].startswith("entropy instead of bald, which needs stochastic passes of")
     assert reasons[3] == "autopilot tries entropy, which has not been tried yet"
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.errors import ImageError, QueueError
+from backend.errors import CorruptVersion, ImageError, QueueError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import results
 from backend.records import Annotation, Task
-from backend.steps import learn, predict, projects, publish, queues, seeing
+from backend.steps import backlog, learn, predict, projects, publish, queues, seeing
 from backend.steps.propose import propose_ids
 from backend.store import proposals, publishing, tasks
 from backend.wiring import Services
@@ -101,6 +101,7 @@ class GreyImages:
 def seeing_services(services: Services) -> Services:
     played: dict[str, Any] = {"residents": SeeingResidents(), "images": GreyImages()}
     own = replace(services, **played)
+    own.queues.services = own  # type: ignore[attr-defined]  # played
     projects.adopt(own, 1, CONFIG)
     return own
 
@@ -246,6 +247,48 @@ def test_without_a_worker_in_time_the_answer_is_empty(
     assert ask(shown, click(*ON_LEFT), task=NEW) == []
 
 
+def test_a_look_that_came_too_late_answers_the_next_click(
+    shown: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int, int, int | None]] = []
+
+    def busy(_: Services, *job: Any) -> bool:
+        begun.append(job[:-1])
+        return False
+
+    monkeypatch.setattr(queues, "see_now", busy)
+    assert ask(shown, click(*ON_LEFT), task=NEW) == []
+    (job,) = begun
+    seeing.see(shown, *job)  # the worker goes on after the deadline
+    monkeypatch.setattr(queues, "see_now", None)
+    assert ask(shown, click(*ON_LEFT), task=NEW)
+
+
+def test_a_worker_warms_up_with_the_versions_that_are_shown(
+    shown: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that cannot be loaded, or that fails, keeps no worker from its work."""
+    residents: Any = shown.residents
+    refined: list[str] = []
+    monkeypatch.setattr(seeing.score_map, "of", lambda _, __, settings: refined.append(settings))
+    residents.seen.clear()
+    seeing.warm_up(shown)
+    assert residents.seen == [None], "one look"
+    assert len(refined) == 3, "and the refinement of each class"
+
+    def damaged(*_: Any) -> Any:
+        raise CorruptVersion("weights.safetensors has another digest")
+
+    monkeypatch.setattr(residents, "get", damaged)
+    seeing.warm_up(shown)
+
+
+def test_before_the_first_version_nothing_is_warmed_up(seeing_services: Services) -> None:
+    seeing.warm_up(seeing_services)
+    residents: Any = seeing_services.residents
+    assert residents.seen == []
+
+
 def test_an_image_that_cannot_be_had_gives_an_empty_answer(
     shown: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,9 +402,9 @@ def test_a_worker_that_publishes_lets_clicks_through_after_each_task_that_takes_
     seeing_services: Services, champion: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     champion(1)
-    monkeypatch.setattr(publish, "CHUNK_S", 0.0)
+    monkeypatch.setattr(backlog, "CHUNK_S", 0.0)
     publish.publish(seeing_services, 1)
     played: Any = seeing_services.queues
     with seeing_services.store.reading() as tx:
         assert len(proposals.tasks_done(tx, 1, 1)) == 1
-    assert ("publish", {"project": 1, "step": 1}) in played.enqueued
+    assert ("publish", {"project": 1}) in played.enqueued

@@ -92,7 +92,10 @@ def shown_by(services: Services, residents: Any, xml: str = "") -> Services:
     """Return services whose networks are these and whose project has this label config."""
     if xml:
         projects.adopt(services, 1, xml)
-    return replace(services, residents=residents)
+    shown = replace(services, residents=residents)
+    played: Any = services.queues
+    played.services = shown
+    return shown
 
 
 def items(server: FakeLabelStudio, task: int = 11) -> list[dict[str, Any]]:
@@ -268,17 +271,19 @@ def test_when_label_studio_takes_nothing_what_was_shown_stays(
 def test_only_what_the_strategy_reads_of_open_tasks_is_read(
     services: Services, champion: Champion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[tuple[list[int] | None, bool]] = []
+    read: list[tuple[list[int] | None, bool, bool]] = []
     real = proposals.evidence
 
-    def noted(tx: Any, *args: Any, only: Any = None, embeddings: bool = True) -> Any:
-        read.append((only, embeddings))
-        return real(tx, *args, only=only, embeddings=embeddings)
+    def noted(
+        tx: Any, *args: Any, only: Any = None, embeddings: bool = True, samples: bool = True
+    ) -> Any:
+        read.append((only, embeddings, samples))
+        return real(tx, *args, only=only, embeddings=embeddings, samples=samples)
 
     monkeypatch.setattr(proposals, "evidence", noted)
     champion(1)
     run(services)
-    assert read == [(TASKS, False)]
+    assert read == [(TASKS, False, False)]
     publish(services, 1)
     assert len(read) == 1, "nothing to push, nothing to rank"
 

@@ -16,11 +16,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 
 from backend import records
 from backend.errors import SettingsError
-from backend.store import Store, inbox, projects, schema, statements
+from backend.store import Store, engines, inbox, projects, schema, statements
 from tests.postgresql_server import PostgresqlServer
 from tests.store.examples import NOON, PROJECT
 
@@ -125,6 +125,23 @@ def test_a_restarted_database_is_used_again(postgresql: PostgresqlServer) -> Non
             inbox.put(tx, "after", {}, "webhook", NOON)
         with store.reading() as tx:
             assert [event.action for event in inbox.pending(tx)] == ["before", "after"]
+
+
+def test_a_writer_that_never_gets_its_turn_says_so_and_can_write_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT_S", 0.05)
+
+    def write() -> int:
+        with store.transaction() as tx:
+            return inbox.put(tx, "A", {}, "webhook", NOON)
+
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction():
+            hopeless = threads.submit(write)
+            with pytest.raises(OperationalError, match="lock"):
+                hopeless.result(timeout=60)
+        assert threads.submit(write).result(timeout=60)
 
 
 def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:

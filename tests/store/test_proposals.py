@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from backend.store import Store, proposals, publishing, tasks
+from backend.store import Store, proposals, publishing, schema, tasks
 from tests.store.examples import evidence, region, task
 
 
@@ -65,6 +65,31 @@ def test_only_what_is_asked_for_of_the_evidence_is_read(store: Store) -> None:
         assert found == {task: evidence(task=task, embedding=()) for task in (10, 12)}
         assert proposals.evidence(tx, 7, 1, only=[]) == {}
         assert proposals.evidence(tx, 7, 1, only=[11]) == {11: evidence(task=11)}
+
+
+def test_passes_come_back_byte_for_byte_and_older_rows_have_none(store: Store) -> None:
+    drawn = bytes(range(0, 252, 21))  # (6, 2, 1)
+    with store.transaction() as tx:
+        proposals.save(tx, 7, 10, 1, [], evidence(passes=6, samples=drawn))
+        proposals.save(tx, 7, 11, 1, [], evidence(task=11))
+        keys = ("classes", "tile_probs", "stats", "embedding")
+        old = {name: getattr(evidence(), name) for name in keys}  # as the first release wrote it
+        one = schema.proposals.c.task == 11
+        tx.execute(schema.proposals.update().where(one).values(evidence=old))
+        found = proposals.evidence(tx, 7, 1)
+        assert found[10] == evidence(passes=6, samples=drawn)
+        assert (found[11].passes, found[11].samples) == (0, b"")
+        assert proposals.evidence(tx, 7, 1, only=[10], samples=False) == {10: evidence()}
+
+
+def test_regions_of_several_tasks_are_read_together(store: Store) -> None:
+    with store.transaction() as tx:
+        for task, count in ((10, 11), (11, 2), (12, 0)):
+            own = [region(region_id=f"v1-{task}-{n + 1}", task=task) for n in range(count)]
+            proposals.save(tx, 7, task, 1, own, evidence(task=task))
+        found = proposals.of_tasks(tx, 7, [12, 10], 1)
+        assert found == {12: [], 10: proposals.of_task(tx, 7, 10, 1)}
+        assert [one.region_id for one in found[10]] == [f"v1-10-{n}" for n in range(1, 12)]
 
 
 def test_published_priorities_are_kept_by_name(store: Store) -> None:

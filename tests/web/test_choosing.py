@@ -61,6 +61,14 @@ def test_options_are_changed_at_run_time(client: TestClient, project: int) -> No
     assert client.get(url, auth=AUTH).json()["strategy_options"] == {}
 
 
+def test_the_weighting_of_samples_is_changed_at_run_time(client: TestClient, project: int) -> None:
+    url = f"/api/projects/{project}"
+    assert client.get(url, auth=AUTH).json()["weighting"] == "off"
+    assert client.patch(url, json={"weighting": "curriculum"}, auth=AUTH).status_code == 200
+    assert client.patch(url, json={"weighting": "lazy"}, auth=AUTH).status_code in (400, 422)
+    assert client.get(url, auth=AUTH).json()["weighting"] == "curriculum"
+
+
 def test_the_budget_and_second_looks_are_there(client: TestClient, project: int) -> None:
     url = f"/api/projects/{project}"
     asked = {"annotators": 2, "minutes": 90}

@@ -14,14 +14,14 @@ from fastapi.testclient import TestClient
 from backend.errors import HTTP_STATUS, LabelclimbError
 from backend.labelstudio import rle
 from backend.store import inbox, projects, proposals, tasks
-from backend.web import manage, metrics, protocol
+from backend.web import dashboard, jobs, manage, metrics, protocol
 from backend.wiring import Services
 from tests.store import examples
 from tests.web.conftest import AUTH, CONFIG, WEBHOOK
 
 PAYLOADS = Path(__file__).resolve().parents[1] / "payloads"
 OPEN = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/health")}
-ROUTERS = (protocol.router, manage.router, metrics.router)
+ROUTERS = tuple(part.router for part in (protocol, manage, jobs, dashboard, metrics))
 ROUTES = [
     (method, route.path)
     for router in ROUTERS
@@ -78,6 +78,18 @@ def test_setup_says_what_a_label_config_lacks(client: TestClient, schema: str) -
     answer = client.post("/setup", json={"project": "7.1", "schema": schema}, auth=AUTH)
     assert answer.status_code == 422
     assert "<BrushLabels" in answer.json()["error"]
+
+
+def test_the_token_that_setup_carries_is_not_kept(
+    client: TestClient, services: Services, tmp_path: Path
+) -> None:
+    """It is the project creator's own, and dead by default: nothing of ours may rest on it."""
+    token = "d2b5" * 10
+    body = {"project": "7.1", "schema": CONFIG, "hostname": "http://x", "access_token": token}
+    assert client.post("/setup", json=body, auth=AUTH).status_code == 200
+    written = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(b"BrushLabels" in content for content in written)
+    assert not any(token.encode() in content for content in written)
 
 
 @pytest.mark.parametrize("body", [{}, {"schema": ""}, {"schema": None}, {"schema": " "}])

@@ -16,7 +16,7 @@ OUTLINE_S_PER_PX = 0.01  # to follow an outline, for the share of it that will b
 COMPONENTS = 6  # of an embedding that are kept
 UNCERTAIN = (0.25, 0.75)  # a window with a probability in between is uncertain
 
-UNKNOWN_SHARPNESS = 0.5  # where a pipeline does not report it
+UNKNOWN = 0.5  # sharpness of a heat map, doubt of an outline, where a pipeline does not report it
 
 Describe = Callable[[Sequence[TaskEvidence]], FloatArray]  # n tasks -> (n, F)
 
@@ -51,28 +51,35 @@ def total(found: TaskEvidence, name: str) -> float:
     return float(sum(stats[name] for stats in found.stats.values()))
 
 
-def pixel_doubt(found: TaskEvidence) -> float:
-    """Return 1 - the heat maps' sharpness, in [0, 1], classes weighted by their outlines' length.
+def pixel_doubt(found: TaskEvidence) -> float | None:
+    """Return the mean entropy of the pixels along the proposed outlines, in [0, 1] (ln 2 = 1).
+
+    `models.evidence.outline_doubt` of each class; None where the version did not compute it.
+    """
+    known = all("outline_doubt" in stats for stats in found.stats.values())
+    return _mean(found, "outline_doubt") if known else None
+
+
+def _mean(found: TaskEvidence, name: str) -> float:
+    """Return a figure in [0, 1] of the proposals, classes weighted by the length of their outlines.
 
     Where nothing is proposed, the plain mean over classes, 0 without classes.
     """
-    pairs = [
-        (s["outline_px"], 1 - s.get("heat_sharpness", UNKNOWN_SHARPNESS))
-        for s in found.stats.values()
-    ]
-    weights = [outline for outline, _ in pairs]
-    if not pairs:
+    if not found.stats:
         return 0.0
-    chosen = weights if sum(weights) > 0 else None
-    return float(np.clip(np.average([own for _, own in pairs], weights=chosen), 0, 1))
+    values = [stats.get(name, UNKNOWN) for stats in found.stats.values()]
+    outlines = [stats["outline_px"] for stats in found.stats.values()]
+    chosen = outlines if sum(outlines) > 0 else None
+    return float(np.clip(np.average(values, weights=chosen), 0, 1))
 
 
 def features(found: TaskEvidence, classes: Sequence[str]) -> FloatArray:
-    """Return (9 + len(classes),): the heuristic and its parts, shape, doubt, and what is there.
+    """Return (10 + len(classes),): the heuristic and its parts, shape, doubt, and what is there.
 
     ln heuristic seconds, log1p of area_px, outline_px and components, thinness (outline / area, in
-    [0, 1]), pixel doubt, mean doubt of windows, log1p of uncertain windows and their share; then
-    for each class whether anything of it is proposed. Raises ValueError if not finite.
+    [0, 1]), the heat maps' sharpness, doubt along the outlines, mean doubt of windows, log1p of
+    uncertain windows and their share; then for each class whether anything of it is proposed.
+    Raises ValueError if not finite.
     """
     area_px, outline_px = total(found, "area_px"), total(found, "outline_px")
     uncertain = uncertain_windows(found)
@@ -81,7 +88,8 @@ def features(found: TaskEvidence, classes: Sequence[str]) -> FloatArray:
             np.log(heuristic_s(found)),
             *np.log1p([area_px, outline_px, total(found, "components")]),
             outline_px / max(1.0, area_px),
-            pixel_doubt(found),
+            _mean(found, "heat_sharpness"),
+            _mean(found, "outline_doubt"),
             doubt(found),
             np.log1p(uncertain),
             uncertain / max(1, len(found.tile_probs)),

@@ -32,13 +32,15 @@ def of_evidence(evidence: Sequence[TaskEvidence], edit_seconds: Mapping[int, flo
         return Pool(ids)
     classes = classes_of(evidence)
     probs, offsets = _joined([window_probs(found, classes) for found in evidence])
+    doubts = [describing.pixel_doubt(found) for found in evidence]
     return Pool(
         ids,
         tile_probs=probs,
         tile_offsets=offsets,
         edit_seconds=np.array([edit_seconds[found.task] for found in evidence]),
-        pixel_doubt=np.array([describing.pixel_doubt(found) for found in evidence]),
+        pixel_doubt=None if None in doubts else np.array(doubts, dtype=np.float64),
         embeddings=embeddings(evidence),
+        samples=samples(evidence, classes),
     )
 
 
@@ -55,6 +57,28 @@ def window_probs(found: TaskEvidence, classes: Sequence[str]) -> FloatArray:
         if name in classes:
             probs[:, classes.index(name)] = own[:, column]
     return probs
+
+
+def samples(evidence: Sequence[TaskEvidence], classes: Sequence[str]) -> FloatArray | None:
+    """Return (S, M, C), what S stochastic passes said of all windows; None unless S is the same.
+
+    A task that was predicted before there were passes, or by a pipeline without, has S = 0.
+    """
+    passes = {found.passes for found in evidence}
+    if len(passes) != 1 or passes == {0}:
+        return None
+    return np.concatenate([_samples(found, classes) for found in evidence], axis=1)
+
+
+def _samples(found: TaskEvidence, classes: Sequence[str]) -> FloatArray:
+    """Return (S, T, C), a column for each of `classes`, 0 where the task was not asked for it."""
+    shape = (found.passes, len(found.tile_probs), len(found.classes))
+    own = np.frombuffer(found.samples, np.uint8).reshape(shape) / 255
+    said = np.zeros((*shape[:2], len(classes)))
+    for column, name in enumerate(found.classes):
+        if name in classes:
+            said[..., classes.index(name)] = own[..., column]
+    return said
 
 
 def embeddings(

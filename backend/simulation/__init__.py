@@ -1,0 +1,1 @@
+"""`labelclimb simulate`: which strategy is worth how much human time, by replay."""

@@ -1,0 +1,152 @@
+"""A training as a job: begun, ended in words that a person can act on, cancelled, put off."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import structlog
+
+from backend.errors import (
+    JobOver,
+    LabelclimbError,
+    LabelStudioDown,
+    QueueError,
+    StorageError,
+    UnknownThing,
+)
+from backend.records import Job
+from backend.steps import decide, prune, queues
+from backend.steps.train import train
+from backend.store import jobs, projects
+from backend.wiring import Services
+from models.learning.training import TrainingDiverged
+
+AGAIN_AFTER = timedelta(minutes=5)  # what is nobody's fault is tried again so much later
+OUTSIDE = ("LabelStudioDown", "StorageError", "QueueError", "OperationalError", "InterfaceError")
+
+log = structlog.get_logger(__name__)
+
+
+def run(services: Services, project_id: int, snapshot: str) -> None:
+    """Train as a job that people can watch; a reason that a person can act on ends it for good.
+
+    Such a failure counts as an answer: the same labels are tried again only on request. What says
+    nothing of the labels (a full disk, an unreachable Label Studio) is tried again by itself.
+    """
+    job_id = queues.train_job_id(project_id, snapshot)
+    with services.store.transaction() as tx:
+        job = jobs.begin(tx, job_id, services.clock())
+    if job is None:
+        log.info("not begun: it was cancelled, or the store does not know it", job=job_id)
+        return
+    try:
+        version = train(services, project_id, job_id)
+    except JobOver as over:
+        log.info("stopped", job=job_id, reason=str(over))
+        return
+    except LabelStudioDown as error:
+        _back_to_queue(services, job_id, str(error))
+        raise  # the queue tries again, and the scheduler after it
+    except (StorageError, QueueError) as error:
+        put_off(services, job, str(error))
+        return
+    except (LabelclimbError, ValueError, TrainingDiverged) as error:
+        give_up(services, job, str(error))
+        return
+    _end(services, project_id, job_id)
+    prune.after_training(services, project_id)
+    log.info("trained", project=project_id, version=version.name if version else "nothing new")
+
+
+def _back_to_queue(services: Services, job_id: str, reason: str) -> None:
+    with services.store.transaction() as tx:
+        jobs.change(tx, job_id, state="queued", error=reason)
+
+
+def _end(services: Services, project_id: int, job_id: str) -> None:
+    """End the job, or leave it publishing while its version is not shown yet."""
+    if not decide.publication_due(services, project_id):
+        with services.store.transaction() as tx:
+            jobs.finish(tx, job_id, "done", None, services.clock())
+
+
+def failed(services: Services, job: Job, reason: str) -> None:
+    """End a training whose tries are used up; reason: begins with the name of an error's class."""
+    outside = reason.partition(":")[0] in OUTSIDE
+    (put_off if outside else give_up)(services, job, reason)
+
+
+def put_off(services: Services, job: Job, reason: str, after: timedelta = AGAIN_AFTER) -> None:
+    """End a training whose failure says nothing of the labels: it is tried again by itself."""
+    log.warning("training put off", project=job.project, reason=reason)
+    now = services.clock()
+    with services.store.transaction() as tx:
+        jobs.finish(tx, job.id, "failed", reason, now, again_at=now + after)
+
+
+def give_up(services: Services, job: Job, reason: str) -> None:
+    """End a training as failed; the same labels are tried again only on request."""
+    log.warning("training failed", project=job.project, reason=reason)
+    with services.store.transaction() as tx:
+        if not jobs.finish(tx, job.id, "failed", reason, services.clock()):
+            return
+        project = projects.get(tx, job.project)
+        asked = project.train_requested_at if project else None
+        if asked is not None and job.created_at is not None and asked <= job.created_at:
+            projects.update(tx, job.project, train_requested_at=None)
+
+
+def killed(services: Services, job: Job, reason: str) -> None:
+    """Note that a training's process was killed, most likely for memory: the next one takes less.
+
+    Unless somebody cancelled it.
+    """
+    note = f"{reason} It begins again with batches of half the size"
+    log.warning("training killed", job=job.id, reason=note)
+    notes = [*job.detail.get("notes", ()), note]
+    with services.store.transaction() as tx:
+        jobs.change(
+            tx,
+            job.id,
+            state="queued",
+            halvings=job.halvings + 1,
+            detail={**job.detail, "notes": notes},
+        )
+
+
+def cancel(services: Services, job_id: str) -> Job:
+    """Stop a job that waits or trains; its process ends at once and its memory is free.
+
+    The labels that it was to learn count as dealt with: a training on them comes on request, or
+    with enough new ones. Raises UnknownThing, and JobOver for one that has made its version. When
+    Redis is down the job is cancelled all the same: its process notices with its next step.
+    """
+    now = services.clock()
+    with services.store.transaction() as tx:
+        job = jobs.get(tx, job_id)
+        if job is None:
+            raise UnknownThing(f"no job {job_id!r}; `labelclimb jobs` lists the latest ones")
+        if job.state in jobs.TRAINED:
+            raise JobOver(_why_over(job))
+        jobs.finish(tx, job_id, "cancelled", None, now)
+        project = projects.get(tx, job.project)
+        if project is not None:
+            since = max(filter(None, (job.created_at, project.last_snapshot_at)), default=None)
+            projects.update(tx, project.id, last_snapshot_at=since, train_requested_at=None)
+    try:
+        services.queues.cancel(job_id)
+    except QueueError as error:
+        log.warning("cancelled; its process stops with its next step", reason=str(error))
+    else:
+        log.info("cancelled", job=job_id)
+    with services.store.reading() as tx:
+        return jobs.get(tx, job_id) or job
+
+
+def _why_over(job: Job) -> str:
+    if job.state == "publishing":
+        return (
+            f"job {job.id} has made its version, which is being published; "
+            "`labelclimb activate` goes back to another one"
+        )
+    return f"job {job.id} cannot be cancelled: it is {job.state} already"

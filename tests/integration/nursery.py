@@ -1,0 +1,87 @@
+"""Workers with a played training of a second: `python -m tests.integration.nursery`.
+
+Each line on standard input names the queues of a worker, which is forked from this process (so that
+it is there at once) and whose process id is printed. While the file `hold` lies in DATA_DIR, no
+training ends. Every training that comes to its end leaves a line in the file `trained`; the file
+`clock` says by how many seconds the workers' clock goes wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import models.base
+from backend import queue_workers, running, wiring
+from backend.residents import Residents
+from models.base import Fitted, Progress, Report
+from tests.integration import working
+from tests.steps.test_train import composite
+
+STEPS, STEP_S = 30, 0.03
+DEAD_AFTER_S = 8  # without a sign of life, which rq gives every 5 s; 65 s is its own choice
+CLASSES = ("crack", "rust")
+
+DATA = working.SETTINGS.data_dir
+
+
+class Brief:
+    """A training that takes a second."""
+
+    def fit(self, samples: Sequence[Any], *, report: Report, **_: Any) -> Fitted:
+        step = 0
+        while step < STEPS or (DATA / "hold").exists():
+            step += 1
+            share = min(0.99, step / STEPS)
+            report(Progress("training", "crack", step, STEPS, share, 1.0, 0.5))
+            threading.Event().wait(STEP_S)
+        with (DATA / "trained").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return brief_version()
+
+
+def play() -> None:
+    """Replace what a worker would compute and fetch, and shorten what it waits."""
+    working.play()
+    known = models.base.get
+    brief: Any = Brief()
+    models.base.get = lambda name: brief if name == "auto" else known(name)
+    residents: Any = Residents
+    residents.get = lambda self, project, number, pipeline: brief_version()
+    queue_workers.ForkingWorker.get_heartbeat_ttl = lambda self, job: DEAD_AFTER_S
+    wiring.utc_now = wrong_clock
+
+
+def brief_version() -> Fitted:
+    """Return what every training ends with."""
+    return composite(**dict.fromkeys(CLASSES, 4))
+
+
+def wrong_clock() -> datetime:
+    file = DATA / "clock"
+    wrong_s = float(file.read_text() or 0) if file.exists() else 0.0
+    return datetime.now(timezone.utc) + timedelta(seconds=wrong_s)
+
+
+def fork_worker(queues: Sequence[str]) -> int:
+    """Fork a worker; returns its process id."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)
+        running.worker(working.SETTINGS, queues)
+        os._exit(0)
+    return pid
+
+
+if __name__ == "__main__":
+    play()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that are killed
+    for line in sys.stdin:
+        print(fork_worker(line.split()), flush=True)

@@ -1,0 +1,115 @@
+"""Leases: renewed while their holder lives, free soon after it died, and known to be lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from redis import Redis
+
+from backend.errors import QueueError
+from backend.leases import Lease
+from backend.queueing import Queues
+from tests.queueing.making import Server, eventually
+
+TTL_S = 1.0
+HOLDER = """
+import sys, threading
+from backend.queueing import Queues
+with Queues(sys.argv[1]).lock("x", wait_s=5, ttl_s=float(sys.argv[2])):
+    print("held", flush=True)
+    threading.Event().wait()
+"""
+
+
+@contextmanager
+def holder(server: Server, ttl_s: float) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that holds the lease as long as it lives."""
+    command = [sys.executable, "-c", HOLDER, server.url, str(ttl_s)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def taken(queues: Queues, wait_s: float) -> bool:
+    try:
+        with queues.lock("x", wait_s=wait_s):
+            return True
+    except QueueError:
+        return False
+
+
+def is_lost(lease: Lease) -> bool:
+    try:
+        lease.check()
+    except QueueError as error:
+        return "the lease of 'x' was lost" in str(error)
+    return False
+
+
+@pytest.mark.integration
+def test_when_a_holder_is_killed_another_goes_on_soon_and_not_before(
+    server: Server, queues: Queues
+) -> None:
+    with holder(server, TTL_S) as process:
+        assert not taken(queues, wait_s=3 * TTL_S), "it is renewed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        killed = time.monotonic()
+        assert taken(queues, wait_s=10)
+        assert time.monotonic() - killed < TTL_S + 1
+
+
+@pytest.mark.integration
+def test_a_lease_that_redis_forgot_or_another_took_is_lost(server: Server, queues: Queues) -> None:
+    with queues.lock("x", wait_s=0, ttl_s=TTL_S) as lease:
+        lease.check()
+        with Redis.from_url(server.url) as redis:
+            redis.set("labelclimb:lock:x", "another's")
+
+        eventually(lambda: is_lost(lease))
+    with Redis.from_url(server.url) as redis:
+        assert redis.get("labelclimb:lock:x") == b"another's", "it is not taken from the other"
+
+
+@pytest.mark.integration
+def test_a_lease_outlives_a_short_absence_of_redis_and_not_a_long_one(
+    server: Server, queues: Queues
+) -> None:
+    with queues.lock("x", wait_s=0, ttl_s=TTL_S) as lease:
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            lease.check()
+            eventually(lambda: is_lost(lease))
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+
+
+def test_renewal_that_fails_now_and_then_keeps_the_lease() -> None:
+    answers = iter([QueueError("gone"), True, QueueError("gone"), QueueError("gone")])
+    renewed = threading.Semaphore(0)
+
+    def renew() -> bool:
+        answer = next(answers, True)
+        renewed.release()
+        if isinstance(answer, QueueError):
+            raise answer
+        return bool(answer)
+
+    lease = Lease("x", 2.0, renew)
+    with lease.renewed():
+        for _ in range(5):
+            assert renewed.acquire(timeout=5)
+            lease.check()
