@@ -144,6 +144,8 @@ def _able(strategy: str, pool: Pool, options: Options) -> tuple[str, Options, st
         name for name in instead if not strategies.base.missing(strategies.base.get(name), pool)
     )
     wanted = ", ".join(dict.fromkeys(FIELDS[name] for name in absent if name in FIELDS))
+    if used == strategy:
+        return used, NO_OPTIONS, f"{strategy} without its options, which need {wanted}"
     return used, NO_OPTIONS, f"{used} instead of {strategy}, which needs {wanted}"
 
 

@@ -112,8 +112,8 @@ def _entry(
     }
     if label != CONTROL:
         gain = simulate.estimate(gains)
-        seconds = simulate.estimate([s for s, _ in saved])
         reached = sum(has for _, has in saved)
+        seconds = _saved([s for s, _ in saved], is_bound=reached < len(saved))
         entry |= {
             "gain": asdict(gain),
             "saved_s": asdict(seconds),
@@ -137,16 +137,23 @@ def in_words(
     label: str, gain: Estimate, saved: Estimate, reached: int, seeds: int, budget_s: float
 ) -> str:
     """Say what the strategy is worth in human time, with its interval, in one sentence."""
-    word = "saves" if saved.mean >= 0 else "costs"
-    sign = 1 if saved.mean >= 0 else -1
-    about = f"{label}: {verdict(gain)}; {word} {_minutes(abs(saved.mean))}"
+    is_saved, is_bound = saved.mean >= 0, reached < seeds
+    word = "saves" if is_saved else "costs"
+    bound = ("at most " if is_saved else "at least ") if is_bound else ""
+    about = f"{label}: {verdict(gain)}; {word} {bound}{_minutes(abs(saved.mean))}"
     if saved.low is not None and saved.high is not None:
-        low, high = sorted((sign * saved.low, sign * saved.high))
+        low, high = (saved.low, saved.high) if is_saved else (-saved.high, -saved.low)
         about += f" ({_minutes(low)} to {_minutes(high)})"
     about += f" on the way to what random order has after {_minutes(budget_s)}"
-    if reached < seeds:
+    if is_bound:
         about += f"; on {seeds - reached} of {seeds} seeds it does not get there in that time"
     return about
+
+
+def _saved(seconds: Sequence[float], *, is_bound: bool) -> Estimate:
+    """Return the mean saving; without an interval where seeds that never got there bound it."""
+    found = simulate.estimate(seconds)
+    return Estimate(found.mean, None, None) if is_bound else found
 
 
 def _minutes(seconds: float) -> str:

@@ -92,7 +92,7 @@ def finish(
 
 
 def cancel_all(tx: Connection, project: int, why: str, at: datetime) -> None:
-    """End all of a project's jobs that have not ended; their processes stop with their next step."""
+    """End all of a project's jobs; a process at work on one stops with its next step."""
     chosen = jobs.update().where(jobs.c.project == project, jobs.c.state.not_in(ENDED))
     tx.execute(chosen.values(state="cancelled", error=why, finished_at=at, again_at=None))
 

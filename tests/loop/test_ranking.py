@@ -226,7 +226,7 @@ def test_an_older_version_has_no_doubt_of_pixels_and_says_so() -> None:
     found = rank(
         tuple(DOUBT), seen(), Known(), strategy="entropy", seed=1, options={"level": "pixels"}
     )
-    assert found.note.startswith("entropy instead of entropy, which needs the doubt along the outl")
+    assert found.note.startswith("entropy without its options, which need the doubt along the outl")
     assert found.order == ranked().order
 
 

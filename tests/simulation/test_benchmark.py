@@ -58,6 +58,8 @@ def test_rows_hold_the_means_with_their_intervals(curves: ModuleType) -> None:
     rows = {row["name"]: row for row in curves.rows_of("deepcrack_train", result)}
     area = rows["deepcrack_train entropy: mean 2-px F1 over the time"]
     assert area["value"] == pytest.approx(0.5)
+    halfway = rows["deepcrack_train entropy: 2-px F1 after 0.7 human min"]
+    assert halfway["value"] == pytest.approx(0.2 + 0.4 * 0.8)  # 40 s of the 50 s
     gain = rows["deepcrack_train entropy: mean 2-px F1 above random order"]
     assert gain["value"] == pytest.approx(0.1)
     saved = rows["deepcrack_train entropy: human time saved against random order"]
@@ -69,6 +71,22 @@ def test_rows_hold_the_means_with_their_intervals(curves: ModuleType) -> None:
         "saves 0.8 min (0.8 min to 0.8 min) on the way to what random order has after 1.7 min"
         in (entropy["in_words"])
     )
+
+
+def test_a_saving_is_a_bound_where_a_seed_never_gets_there(curves: ModuleType) -> None:
+    """On seed 1 the other ends at 0.5: it counts as if it had 0.6 at the end, 100 s."""
+    runs = [
+        Run(label, seed, (Round((1,), 0.0, 0.2), Round((2,), end_s, last)))
+        for seed, last in ((0, 0.6), (1, 0.5))
+        for label, end_s, last in ((CONTROL, 80.0, 0.6), ("entropy", 40.0, last))
+    ]
+    result = {"strategies": results.compared(runs, 100.0), "seeds": 2}
+    (entropy,) = [one for one in result["strategies"] if one["strategy"] == "entropy"]
+    assert entropy["saved_s"] == {"mean": pytest.approx((40 - 20) / 2), "low": None, "high": None}
+    assert "saves at most 0.2 min on the way to what random order has" in entropy["in_words"]
+    assert "on 1 of 2 seeds it does not get there" in entropy["in_words"]
+    (row,) = [r for r in curves.rows_of("x", result) if "human time saved" in r["name"]]
+    assert row["name"].endswith("random order, at most") and row["unit"] == "min"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from fastapi.testclient import TestClient
 
-from backend.records import Job, Task
+from backend.records import Job, Task, Version
 from backend.steps import projects as project_steps
-from backend.store import jobs, projects, tasks
+from backend.store import jobs, projects, reigns, tasks, versions
 from backend.web import forms
 from backend.wiring import Services
 from tests.web.conftest import AUTH
@@ -220,3 +220,27 @@ def test_rollback_and_weighting_are_chosen(
     text = page(client, "/projects/7")
     assert '<option value="auto" selected>' in text
     assert '<option value="curriculum" selected>' in text
+
+
+def test_a_fallen_version_can_be_left_on_the_page(
+    client: TestClient, project: int, services: Services
+) -> None:
+    made = [
+        Version(project, n, "challenger", "advcam", f"s{n}", NOW, classes=("crack",))
+        for n in (1, 2)
+    ]
+    for version in made:
+        services.registry.save(project, version.number, lambda folder: (folder / "w").touch())
+        with services.store.transaction() as tx:
+            versions.add(tx, version)
+            project_steps.promote(tx, project, version.number, at=NOW)
+    with services.store.transaction() as tx:
+        assert reigns.note(tx, project, 2, 12, {"state": "fallen"})
+    text = page(client, "/projects/7")
+    assert "Go back to v1" in text
+    given = {"leave": "2"}
+    assert post(client, "rollback", token_of(text), **given)[0] == 303
+    assert project_steps.require(services, project).champion == 1
+    code, text = post(client, "rollback", token_of(text), **given)
+    assert code == 400
+    assert "not in use any more" in text
