@@ -66,6 +66,7 @@ def train(services: Services, project_id: int, job_id: str) -> Version | None:
     watch.begin("running", "reading images")
     training_set = load(services, project_id)
     if training_set.snapshot == training_set.project.last_snapshot:
+        _nothing_new(services, watch)
         return None
     with fitting.alone(services, watch) as device:
         champion = _champion(services, training_set.project)
@@ -202,7 +203,7 @@ def _keep(
     verdict: gate.Verdict,
     begun: Mapping[str, Any],
     watch: Watch,
-) -> Version:
+) -> Version | None:
     """Write the files, then the record and the pointer in one transaction.
 
     A version whose job was cancelled meanwhile, or that came second, is not kept.
@@ -225,20 +226,29 @@ def _keep(
     try:
         with services.store.transaction() as tx:
             watch.check(tx)
-            _check_first(tx, training_set)
-            version = _record(tx, training_set, version, promote=verdict.promote)
+            is_second = _is_second(tx, training_set)
+            if not is_second:
+                version = _record(tx, training_set, version, promote=verdict.promote)
             watch.publishing(tx)
     except JobOver:
         services.registry.remove(project_id, number)
         raise
+    if is_second:
+        services.registry.remove(project_id, number)
+        return None
     return version
 
 
-def _check_first(tx: Connection, training_set: TrainingSet) -> None:
-    """Raise JobOver when the snapshot has its version: a training may outlive its dead worker."""
+def _is_second(tx: Connection, training_set: TrainingSet) -> bool:
+    """Say whether the snapshot has its version: a training may outlive its dead worker."""
     present = projects.get(tx, training_set.project.id)
-    if present is not None and present.last_snapshot == training_set.snapshot:
-        raise JobOver(f"another training on snapshot {training_set.snapshot} was quicker")
+    return present is not None and present.last_snapshot == training_set.snapshot
+
+
+def _nothing_new(services: Services, watch: Watch) -> None:
+    """Leave the job as whoever made the snapshot's version did: it may still be published."""
+    with services.store.transaction() as tx:
+        watch.publishing(tx)
 
 
 def _save(

@@ -1,13 +1,14 @@
 """Workers with a played training of a second: `python -m tests.integration.nursery`.
 
-Each line on standard input names the queues of a worker, which is forked from this process (so that
-it is there at once) and whose process id is printed. While the file `hold` lies in DATA_DIR, no
-training ends. Every training that comes to its end leaves a line in the file `trained`; the file
-`clock` says by how many seconds the workers' clock goes wrong.
+Each line on standard input is JSON, [queue, environment], of a worker, which is forked from this
+process (so that it is there at once) and whose process id is printed. While the file `hold` lies in
+DATA_DIR, no training ends. Every training that comes to its end leaves a line in the file
+`trained`; the file `clock` says by how many seconds the workers' clock goes wrong.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -20,16 +21,15 @@ from typing import Any
 import models.base
 from backend import queue_workers, running, wiring
 from backend.residents import Residents
+from backend.settings import Settings
 from models.base import ClassSpec, Fitted, Image, Progress, Report, TaskProposal
 from models.pipelines.auto import AutoFitted, Part
 from tests.integration import working
 from tests.steps.test_train import Drawn
 
-STEPS, STEP_S = 30, 0.03
+STEPS, STEP_S = 20, 0.03
 DEAD_AFTER_S = 8  # without a sign of life, which rq gives every 5 s; 65 s is its own choice
 CLASSES = ("crack", "rust")
-
-DATA = working.SETTINGS.data_dir
 
 
 class Brief:
@@ -37,12 +37,12 @@ class Brief:
 
     def fit(self, samples: Sequence[Any], *, report: Report, **_: Any) -> Fitted:
         step = 0
-        while step < STEPS or (DATA / "hold").exists():
+        while step < STEPS or (working.SETTINGS.data_dir / "hold").exists():
             step += 1
             share = min(0.99, step / STEPS)
             report(Progress("training", "crack", step, STEPS, share, 1.0, 0.5))
             threading.Event().wait(STEP_S)
-        with (DATA / "trained").open("a") as file:
+        with (working.SETTINGS.data_dir / "trained").open("a") as file:
             file.write(f"{os.getpid()}\n")
         return brief_version()
 
@@ -78,19 +78,22 @@ def brief_version() -> Fitted:
 
 
 def wrong_clock() -> datetime:
-    file = DATA / "clock"
+    file = working.SETTINGS.data_dir / "clock"
     wrong_s = float(file.read_text() or 0) if file.exists() else 0.0
     return datetime.now(timezone.utc) + timedelta(seconds=wrong_s)
 
 
-def fork_worker(queues: Sequence[str]) -> int:
+def fork_worker(queue: str, environ: dict[str, str]) -> int:
     """Fork a worker; returns its process id."""
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
-        running.worker(working.SETTINGS, queues)
+        os.environ.clear()
+        os.environ.update(environ)
+        working.SETTINGS = Settings.from_env(environ)
+        running.worker(working.SETTINGS, [queue])
         os._exit(0)
     return pid
 
@@ -99,4 +102,4 @@ if __name__ == "__main__":
     play()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that are killed
     for line in sys.stdin:
-        print(fork_worker(line.split()), flush=True)
+        print(fork_worker(*json.loads(line)), flush=True)
