@@ -296,10 +296,20 @@ class Queues:
         return status in WAITING or (status == "started" and self._beats(job))
 
     def _waits(self, job: Job) -> bool:
-        """A job that left its queue long ago and never started died with its worker."""
-        if self._queue(job.origin).get_job_position(job) is not None:
+        """Say whether a job is in its queue, or on the way from there to a worker.
+
+        One that left its queue long ago, or has been on the way for long, died with its worker.
+        """
+        queue, long_ago = self._queue(job.origin), _after(-LOST_AFTER_S)
+        is_young = job.enqueued_at is not None and job.enqueued_at > long_ago
+        if is_young or queue.get_job_position(job) is not None:
             return True
-        return job.enqueued_at is not None and job.enqueued_at > _after(-LOST_AFTER_S)
+        on_the_way = queue.intermediate_queue
+        if job.id not in on_the_way.get_job_ids():
+            return False
+        on_the_way.set_first_seen(job.id)
+        seen = on_the_way.get_first_seen(job.id)
+        return seen is not None and seen > long_ago
 
     def _beats(self, job: Job) -> bool:
         registry: StartedJobRegistry = job.started_job_registry
@@ -312,6 +322,9 @@ class Queues:
             job = self._job(job_id)
             self._forget_executions(job)
             job.delete()
+            on_the_way = self._queue(job.origin).intermediate_queue
+            on_the_way.remove(job_id)  # otherwise rq's clean-up would fail the next job of this id
+            self._redis.delete(on_the_way.get_first_seen_key(job_id))
         self._redis.delete(Result.get_key(job_id))
 
     def _forget_executions(self, job: Job) -> None:

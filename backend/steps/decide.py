@@ -59,8 +59,9 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
         counts = learning.label_counts(tx, project_id)
         running = jobs.running(tx, project_id, "train")
         latest = next(iter(jobs.list(tx, project_id, 1)), None)
-    now = services.clock()
-    since = project.last_snapshot_at
+    now, since = services.clock(), project.last_snapshot_at
+    if since is not None and since > now:
+        since = None  # our clock was ahead then: which labels are new, their digest must tell
     untrained = {a: at for a, at in written.items() if since is None or at > since}
     new_labels = sum(count for a, count in counts.items() if a in untrained)
     started = latest.created_at if latest else None

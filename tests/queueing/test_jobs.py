@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from backend.queueing import Queues
-from tests.queueing.making import eventually, lines, put
+from tests.queueing.making import Server, eventually, lines, put
 
 pytestmark = pytest.mark.integration
 
@@ -131,3 +132,19 @@ def test_arguments_that_json_does_not_give_back_are_refused(
     with pytest.raises(ValueError, match="JSON"):
         put(queues, "note", kwargs=wrong)
     assert queues.depths() == {}
+
+
+def test_a_job_between_queue_and_worker_lives_until_it_has_been_there_for_long(
+    server: Server, queues: Queues, out: Path
+) -> None:
+    put(queues, "note", kwargs={"path": str(out), "text": "hello"})
+    redis, on_the_way = Redis.from_url(server.url), "rq:queue:events:intermediate"
+    redis.hset("rq:job:one", "enqueued_at", "2026-01-01T00:00:00.000000Z")  # it waited for long
+    redis.lmove("rq:queue:events", on_the_way)  # a worker took it and is about to begin
+    assert queues.is_alive("one")
+    redis.set(f"{on_the_way}:first_seen:one", 1.0)  # the worker died before it began
+    assert not queues.is_alive("one")
+    assert put(queues, "note", kwargs={"path": str(out), "text": "again"})
+    assert redis.lrange(on_the_way, 0, -1) == [], "rq would fail the new job of this id"
+    queues.run_worker(["events"], burst=True, fork=False)
+    assert lines(out) == ["again"]

@@ -437,3 +437,19 @@ def test_a_schedule_set_now_looks_ahead_and_can_be_taken_back(
     assert decide.training_decision(services, 1)[0].train
     decide.change_policy(services, 1, schedule="")
     assert why(services) == "13 of 1000 new labels"
+
+
+def test_labels_count_as_new_although_the_clock_was_ahead_at_the_last_training(
+    services: Services, pipeline: Fit, clock: Clock
+) -> None:
+    work(services, begun(services))
+    with services.store.transaction() as tx:
+        projects.update(tx, 1, last_snapshot_at=clock.now + timedelta(days=1))
+        assert decide.training_decision(services, 1)[0].train is False, "it knows these labels"
+        known, masks = learning.weak_labels(tx, 1), learning.masks(tx, 1)
+        first = [x for x in known if x.annotation == 100]
+        label = WeakLabel(1, 100, 100, "crack", 25.0, 2.0, False, "click")
+        learning.replace(
+            tx, 100, 1, 100, [], [*first, label], [m for m in masks if m.annotation == 100]
+        )
+    assert decide.training_decision(services, 1)[0].train
