@@ -2,8 +2,8 @@
 
 Each line on standard input is JSON, [queue, environment], of a worker, which is forked from this
 process (so that it is there at once) and whose process id is printed. While the file `hold` lies in
-DATA_DIR, no training ends. Every training that comes to its end leaves a line in the file
-`trained`; the file `clock` says by how many seconds the workers' clock goes wrong.
+DATA_DIR, no training ends. Every training leaves a line in the file `begun`, and one in `trained`
+when it comes to its end; the file `clock` says by how many seconds the workers' clock goes wrong.
 """
 
 from __future__ import annotations
@@ -37,14 +37,20 @@ class Brief:
 
     def fit(self, samples: Sequence[Any], *, report: Report, **_: Any) -> Fitted:
         step = 0
+        note("begun")
         while step < STEPS or (working.SETTINGS.data_dir / "hold").exists():
             step += 1
             share = min(0.99, step / STEPS)
             report(Progress("training", "crack", step, STEPS, share, 1.0, 0.5))
             threading.Event().wait(STEP_S)
-        with (working.SETTINGS.data_dir / "trained").open("a") as file:
-            file.write(f"{os.getpid()}\n")
+        note("trained")
         return brief_version()
+
+
+def note(what: str) -> None:
+    """Add a line to a file of this name in DATA_DIR."""
+    with (working.SETTINGS.data_dir / what).open("a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def play() -> None:

@@ -149,9 +149,9 @@ def hold(parts: Parts) -> Path:
     return file
 
 
-def ended(parts: Parts) -> int:
-    """Return how many trainings came to their end."""
-    file = parts.services.settings.data_dir / "trained"
+def noted(parts: Parts, what: str) -> int:
+    """Return how many trainings have `begun`, or came to their end (`trained`)."""
+    file = parts.services.settings.data_dir / what
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
@@ -228,9 +228,10 @@ def test_a_training_that_outlives_its_worker_makes_no_second_version(
     kill(worker)
     second = start("train")
     begins_work(services, second)
+    eventually(lambda: noted(parts, "begun") == 2, "both to learn the same labels")
     assert alive([orphan]) == [orphan]
     held.unlink()
-    eventually(lambda: ended(parts) == 2, "both to end")
+    eventually(lambda: noted(parts, "trained") == 2, "both to end")
     eventually(lambda: not alive([orphan]) and not descendants(second), "both to be gone")
     assert len(kept(services, 1)) == 1
     assert services.registry.list(1) == kept(services, 1)
@@ -333,7 +334,7 @@ def test_two_schedulers_at_once_make_one_training_and_one_publication(
         eventually(lambda: sum(parts.services.queues.depths().values()) == 0, "empty queues")
     for services in schedulers:
         services.close()
-    assert states(parts.services) == {"done": 1} and ended(parts) == 1
+    assert states(parts.services) == {"done": 1} and noted(parts, "trained") == 1
     assert kept(parts.services, 1) == [1]
     assert served.fake.minted == len(OPEN), "each prediction is pushed once"
     assert {p["model_version"] for p in served.fake.predictions} == {"v1"}
@@ -365,7 +366,7 @@ def test_when_the_clock_jumps_by_a_day_a_training_goes_on_and_none_is_added(
     for _ in range(3):
         tick.tick(jumped)
         tick.tick(services)
-    assert ended(parts) == 1 and kept(services, 1) == [1]
+    assert noted(parts, "trained") == 1 and kept(services, 1) == [1]
     assert states(services) == {"done": 1}, "no further training"
     assert shown(served) == dict.fromkeys(OPEN, 1)
     assert alive([worker, publisher]) == [worker, publisher]
