@@ -80,6 +80,10 @@ def test_two_processes_make_the_version_that_one_makes(two: Services) -> None:
         # AdamW takes a whole step, 2e-3, by the sign of a gradient near zero: in the mean, then.
         # Processes that do not share their gradients are apart by 4e-3.
         assert (own[name] - value).abs().mean().item() < 1e-3, name
+    kept, others = (dict(f.models["crack"].network.named_buffers()) for f in (ours, theirs))
+    for name, value in others.items():
+        apart = (kept[name] - value).abs().double().mean().item()
+        assert apart <= 0.05 * value.abs().double().mean().item(), name
 
 
 @pytest.mark.integration
