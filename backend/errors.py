@@ -10,6 +10,7 @@ LabelclimbError
 |-- LabelStudioError       Label Studio refused                     (502)
 |   `-- LabelStudioDown    it cannot be reached: try again later    (502)
 |-- QueueError             Redis is down                            (503)
+|   `-- LockHeld           another process is at it, try again      (503)
 |-- ChildFailed            a supervised process died or never woke  (500)
 |-- VersionExists          a version's number is taken              (409)
 |-- JobOver                a job has ended, or was cancelled        (409)
@@ -63,6 +64,10 @@ class LabelStudioDown(LabelStudioError):
 
 class QueueError(LabelclimbError):
     """Redis cannot be reached."""
+
+
+class LockHeld(QueueError):
+    """Another process does what is done by one at a time, or has waited longer to do it."""
 
 
 class ChildFailed(LabelclimbError):

@@ -32,7 +32,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
 from backend.embedded_redis import embedded_server
-from backend.errors import QueueError
+from backend.errors import LockHeld, QueueError
 from backend.leases import Lease
 from backend.queue_workers import (
     RECONNECT_S,
@@ -55,6 +55,7 @@ CONNECT_TIMEOUT_S = 1.0
 WORKER_TTL_S = 60
 LOST_AFTER_S = 60
 LEASE_S = 20.0  # after which another may do what a dead process was alone at
+LOCK = "labelclimb:lock:"
 WAITING = ("queued", "scheduled", "deferred")
 
 log = logging.getLogger(__name__)
@@ -189,14 +190,14 @@ class Queues:
     def lock(self, name: str, *, wait_s: float, ttl_s: float = LEASE_S) -> Iterator[Lease]:
         """Let one process at a time into the block; when it dies, the next after `ttl_s`.
 
-        Raises QueueError when another held it for `wait_s`. Whoever was held up for `ttl_s` may no
+        Raises LockHeld when another held it for `wait_s`. Whoever was held up for `ttl_s` may no
         longer be alone: the lease's `check` says so.
         """
-        key = f"labelclimb:lock:{name}"
+        key = LOCK + name
         with self._translated():
             lock = self._redis.lock(key, timeout=ttl_s, blocking_timeout=wait_s, thread_local=False)
             if not lock.acquire():
-                raise QueueError(f"{name!r} is held by another process; it is tried again later")
+                raise LockHeld(f"{name!r} is held by another process; it is tried again later")
         lease = Lease(name, ttl_s, partial(self._renewed, lock))
         try:
             with lease.renewed():
@@ -204,6 +205,11 @@ class Queues:
         finally:
             with contextlib.suppress(RedisError):  # then it ends by itself, or has ended
                 lock.release()
+
+    def is_held(self, name: str) -> bool:
+        """Say whether a process is in a `lock` of this name."""
+        with self._translated():
+            return bool(self._redis.exists(LOCK + name))
 
     def _renewed(self, lock: Lock) -> bool:
         try:

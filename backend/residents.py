@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import models.base
@@ -46,19 +48,30 @@ class Residents:
         """
         with self._lock:
             key = (project, number)
-            less, change = with_smaller_tiles(than), "smaller tiles"
-            if less is None and key not in self._on_cpu and self._is_gpu():
-                folder = self._registry.folder(project, number)
-                less = _load(self._pipelines[key], folder, "cpu")
-                change = "the CPU instead of the GPU"
-                self._on_cpu.add(key)
-            if less is None:
-                return None
-            self._fitted[key] = less
-            return less, change
+            is_on_gpu = key not in self._on_cpu and self._is_gpu()
+            found = less(than, partial(self._moved, key) if is_on_gpu else None)
+            if found is not None:
+                self._fitted[key], _ = found
+            return found
+
+    def _moved(self, key: tuple[int, int]) -> Fitted:
+        fitted = _load(self._pipelines[key], self._registry.folder(*key), "cpu")
+        self._on_cpu.add(key)
+        return fitted
 
     def _is_gpu(self) -> bool:
         return models.base.resolve_device(self._device) != "cpu"
+
+
+def less(than: Fitted, moved: Callable[[], Fitted] | None) -> tuple[Fitted, str] | None:
+    """Return a version that needs less memory than one that ran out, and what is changed.
+
+    moved: gives it on the CPU; None when it is there already. None when nothing is left.
+    """
+    smaller = with_smaller_tiles(than)
+    if smaller is not None:
+        return smaller, "smaller tiles"
+    return None if moved is None else (moved(), "the CPU instead of the GPU")
 
 
 def _load(pipeline: str, folder: Path, device: str) -> Fitted:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import structlog
 
 import models.base
-from backend.errors import OutOfMemory, QueueError
+from backend.errors import LockHeld, SettingsError
 from backend.loop import memory
+from backend.steps import shortage
 from backend.steps.progress import Watch
+from backend.store import jobs
 from backend.wiring import Services
 from models.base import Fitted, Profile
 from models.memory import SHORTAGES, gpu_of, is_out_of_memory, release
-
-GPU_WAIT_S = 12 * 3600.0  # for another training; then it is put off
 
 log = structlog.get_logger(__name__)
 
@@ -30,22 +30,51 @@ class Fit(Protocol):
 
 @contextlib.contextmanager
 def alone(services: Services, watch: Watch) -> Iterator[str]:
-    """Give the device, once no other training holds it; the CPU is shared."""
-    device = "cpu" if watch.means.on_cpu else models.base.resolve_device(services.settings.device)
-    gpu = gpu_of(device)
+    """Give the device once its GPUs are ours, all that the training uses; the CPU is shared.
+
+    Raises LockHeld when another training holds one of them, or has waited longer for it: the job
+    is `waiting` then, and gives its worker back.
+    """
+    settings = services.settings
+    device = "cpu" if watch.means.on_cpu else models.base.resolve_device(settings.device)
+    found = {gpu_of(name) for name in devices(device, settings.train_processes)}
+    gpus = sorted(gpu for gpu in found if gpu is not None)
     with contextlib.ExitStack() as held:
-        if gpu is not None:
-            _wait(services, watch, gpu, held)
-        watch.begin("running", "starting")
+        try:
+            _require_turn(services, watch, gpus)
+            for gpu in gpus:  # all of them or none, so that no two trainings block each other
+                held.enter_context(services.queues.lock(gpu, wait_s=0))
+        except LockHeld:
+            watch.wait(gpus)
+            raise
+        watch.begin("running", "reading images")
         yield device
 
 
-def _wait(services: Services, watch: Watch, gpu: str, held: contextlib.ExitStack) -> None:
-    try:
-        held.enter_context(services.queues.lock(gpu, wait_s=0))
-    except QueueError:
-        watch.begin("waiting", "waiting for GPU")
-        held.enter_context(services.queues.lock(gpu, wait_s=GPU_WAIT_S))
+def _require_turn(services: Services, watch: Watch, gpus: Sequence[str]) -> None:
+    """Raise LockHeld while an older training waits for one of these GPUs."""
+    with services.store.reading() as tx:
+        older = jobs.waiting(tx, before=watch.queued_at)
+    for job in older:
+        if not set(gpus).isdisjoint(job.detail.get("gpus", ())):
+            raise LockHeld(f"{job.id} has waited longer for {' and '.join(gpus)}")
+
+
+def devices(device: str, processes: int) -> tuple[str, ...]:
+    """Return the device of each process of a training: GPUs are taken in their order.
+
+    Raises SettingsError when there are fewer of them.
+    """
+    if not device.startswith("cuda") or processes == 1:
+        return (device,) * processes
+    import torch
+
+    if processes > torch.cuda.device_count():
+        raise SettingsError(
+            f"TRAIN_PROCESSES={processes}, but this machine has {torch.cuda.device_count()} "
+            "GPUs; set it to as many at most"
+        )
+    return tuple(f"cuda:{rank}" for rank in range(processes))
 
 
 def fit(attempt: Fit, profile: Profile, device: str, watch: Watch) -> Fitted:
@@ -67,12 +96,9 @@ def fit(attempt: Fit, profile: Profile, device: str, watch: Watch) -> Fitted:
 
 def _take_less(profile: Profile, device: str, watch: Watch, error: BaseException) -> None:
     found = memory.less(profile, device, watch.means)
-    why = (str(error).splitlines() or [type(error).__name__])[0]
     if found is None:
-        raise OutOfMemory(
-            f"the memory is too small even for batches of {memory.LEAST_BATCH} ({why}); "
-            "free some, run fewer workers on this machine, or give it more"
-        ) from error
+        what = f"even for batches of {memory.LEAST_BATCH}"
+        raise shortage.too_little(what, error) from error
     means, change = found
-    log.warning("out of memory", goes_on_with=change, reason=why)
+    log.warning("out of memory", goes_on_with=change, reason=shortage.reason(error))
     watch.note(f"out of memory: goes on with {change}", means)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -37,6 +37,7 @@ class Watch:
         self._written_s: float | None = None
         with services.store.reading() as tx:
             job = jobs.get(tx, job_id)
+        self.queued_at = None if job is None else job.created_at
         self.means = Means() if job is None else Means(job.halvings, job.on_cpu)
         notes = [] if job is None else list(job.detail.get("notes", ()))
         self._detail: dict[str, Any] = {"notes": notes}
@@ -53,11 +54,16 @@ class Watch:
             self._written_s = now_s
             self._write()
 
-    def begin(self, state: JobState, stage: str, fraction: float = 0.0) -> None:
+    def begin(self, state: JobState, stage: str) -> None:
         """Enter a state; the time left is guessed anew."""
-        self._pace = Pace(self._clock())
-        self._detail = {**self._detail, "stage": stage, "fraction": fraction, "seconds_left": None}
+        self._pace, self._written_s = Pace(self._clock()), None
+        self._detail = {**self._detail, "stage": stage, "fraction": 0.0, "seconds_left": None}
         self._write(state=state)
+
+    def wait(self, gpus: Sequence[str]) -> None:
+        """Say that the job waits until these GPUs are free; it is queued again then."""
+        self._detail = {**self._detail, "gpus": [*gpus]}
+        self.begin("waiting", "waiting for GPU")
 
     def note(self, sentence: str, means: Means | None = None) -> None:
         """Say what went otherwise than usual; means: with what the job goes on."""

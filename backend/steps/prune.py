@@ -12,7 +12,7 @@ from backend.errors import CorruptVersion, LabelclimbError, UnknownThing
 from backend.loop import pruning
 from backend.steps import projects as project_steps
 from backend.steps.decide import version_number
-from backend.store import projects, versions
+from backend.store import jobs, projects, unrecorded, versions
 from backend.wiring import Services
 from models.saving import TRAINING_ONLY
 
@@ -21,7 +21,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Pruned:
-    """Numbers of the versions whose files were removed, or made fewer, and the bytes freed."""
+    """Numbers of the versions whose files were removed, or made fewer, and the bytes freed.
+
+    removed: also those that were never recorded.
+    """
 
     removed: tuple[int, ...]
     slimmed: tuple[int, ...]
@@ -33,6 +36,9 @@ def prune(services: Services, project_id: int, keep: int | None = None) -> Prune
 
     The record of a version stays. Whoever activates it at this moment wins: the state changes
     first, in one transaction, and only from one that may be pruned.
+
+    Files without a record go as well where a training had noted that it writes them (`_given_up`).
+    Others stay: after a restored backup they are versions that a newer database knows.
     """
     project_steps.require(services, project_id)
     newest = services.settings.keep_versions if keep is None else keep
@@ -46,6 +52,7 @@ def prune(services: Services, project_id: int, keep: int | None = None) -> Prune
         for number in chosen.remove:
             versions.set_state(tx, project_id, number, versions.PRUNED)
         gone = {v.number for v in versions.list(tx, project_id) if v.state == versions.PRUNED}
+        gone |= _given_up(tx, project_id)
     there = services.registry.list(project_id)
     removed = [number for number in there if number in gone]
     freed = sum(services.registry.remove(project_id, number) for number in removed)
@@ -69,6 +76,20 @@ def _needed(tx: Connection, project_id: int) -> set[int]:
     names = (project.published, project.pushing) if project else ()
     former = project_steps.former_champion(tx, project_id)
     return {version_number(name) for name in names if name} | ({former.number} if former else set())
+
+
+def _given_up(tx: Connection, project_id: int) -> set[int]:
+    """Return the numbers whose writer was killed between the version's files and its record.
+
+    Nothing is given up while a training of the project is queued, waits or works on any host. One
+    whose job was taken for dead may be writing all the same: transactions take turns, so either it
+    has made its record before, and its number is none of these, or it finds itself given up when
+    it asks for one (`unrecorded.end`), and removes its files. Numbers stay given up for ever: what
+    such a process writes later, and leaves as it is killed too, goes the next time.
+    """
+    if not jobs.running(tx, project_id, "train"):
+        unrecorded.give_up(tx, project_id)
+    return unrecorded.given_up(tx, project_id)
 
 
 def _slim(services: Services, project_id: int, numbers: Sequence[int]) -> dict[int, int]:

@@ -16,7 +16,7 @@ EVENTS, PUBLISH, TRAIN = "events", "publish", "train"
 
 EVENT_TIMEOUT_S = 300
 PUBLISH_TIMEOUT_S = 1800
-TRAIN_TIMEOUT_S = 24 * 3600  # waiting for a GPU included
+TRAIN_TIMEOUT_S = 24 * 3600
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +50,26 @@ def train(services: Services, project: int, snapshot: str) -> None:
     with services.store.transaction() as tx:
         is_new = jobs.queue(tx, job)
     if is_new:
-        killed = "backend.jobs.mark_killed"
-        given: dict[str, Any] = {"project": project, "snapshot": snapshot}
-        _try(services, TRAIN, "train", job_id, TRAIN_TIMEOUT_S, on_killed=killed, **given)
+        _train(services, job)
+
+
+def train_again(services: Services, job: Job) -> None:
+    """Have a training that gave its worker back taken by the next one; twice is once."""
+    _train(services, job, at_front=True)
+
+
+def _train(services: Services, job: Job, *, at_front: bool = False) -> None:
+    given = {"project": job.project, "snapshot": job.id.rpartition("-")[2]}
+    _try(
+        services,
+        TRAIN,
+        "train",
+        job.id,
+        TRAIN_TIMEOUT_S,
+        on_killed="backend.jobs.mark_killed",
+        at_front=at_front,
+        **given,
+    )
 
 
 def train_job_id(project: int, snapshot: str) -> str:
@@ -112,6 +129,7 @@ def _try(
     timeout_s: int,
     *,
     on_killed: str | None = None,
+    at_front: bool = False,
     **kwargs: Any,
 ) -> None:
     """Enqueue; when Redis is down, log it: the scheduler enqueues what the store shows as due."""
@@ -121,6 +139,7 @@ def _try(
             f"backend.jobs.{name}",
             job_id=job_id,
             kwargs=kwargs,
+            at_front=at_front,
             timeout_s=timeout_s,
             on_failure="backend.jobs.mark_failed",
             on_killed=on_killed,

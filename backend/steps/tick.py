@@ -39,6 +39,10 @@ def tick(services: Services) -> None:
             watch.look(services, project_id)
         except LabelclimbError as error:
             log.warning("not looked after now", project=project_id, reason=str(error))
+    try:
+        training_job.queue_waiting(services)
+    except QueueError as error:
+        log.warning("trainings wait for Redis", reason=str(error))
 
 
 def reconcile_all(services: Services, *, full: bool = False) -> None:
@@ -75,10 +79,12 @@ def _reconcile(services: Services, project_id: int, *, full: bool) -> None:
 def note_dead_jobs(services: Services, project_id: int) -> None:
     """Mark as failed what the store believes to be running and the queue has lost.
 
-    Such a training is tried again at once: nothing is wrong with it.
+    Such a training is tried again at once: nothing is wrong with it. One that waits for a GPU need
+    not be in the queue (`training_job.queue_waiting`).
     """
     with services.store.reading() as tx:
-        running = jobs.running(tx, project_id, "train")
+        known = jobs.running(tx, project_id, "train")
+    running = [job for job in known if job.state != "waiting"]
     now = services.clock()
     for job in running:
         touched_at = max(filter(None, (job.created_at, job.started_at)), default=None)

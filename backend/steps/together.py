@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import models.base
-from backend.errors import ChildFailed, SettingsError, UnknownThing
+from backend.errors import ChildFailed, UnknownThing
 from backend.labelstudio import rle
-from backend.steps.fitting import Fit
+from backend.steps.fitting import Fit, devices
 from backend.store import tasks, versions
 from backend.wiring import Services
 from models.base import ClassSpec, Fitted, Mask, Profile, Sample, WeakPoint
@@ -59,15 +59,17 @@ def shared(services: Services, task: Task, fit: Fit, command: Sequence[str] = FO
     def several(*, profile: Profile, device: str) -> Fitted:
         if device == "cpu" != models.base.resolve_device(services.settings.device):
             return fit(profile=profile, device=device)
-        _require_gpus(device, processes)
+        own, *_ = devices(device, processes)
         with tempfile.TemporaryDirectory(prefix="labelclimb-training-") as name:
             folder = Path(name)
             about = _about(services, task, profile, device, processes)
             (folder / HANDOVER).write_text(json.dumps(about), encoding="utf-8")
-            with _followers(command, folder, processes) as others, _explained(others, folder):
-                own = device_of(device, 0)
-                with parallel.joined(0, processes, _address(folder), own):
-                    return fit(profile=profile, device=own)
+            with (
+                _followers(command, folder, processes) as others,
+                _explained(others, folder),
+                parallel.joined(0, processes, _address(folder), own),
+            ):
+                return fit(profile=profile, device=own)
 
     return several
 
@@ -75,7 +77,7 @@ def shared(services: Services, task: Task, fit: Fit, command: Sequence[str] = FO
 def follow(services: Services, folder: Path, rank: int) -> None:
     """Take part in a training that another process leads."""
     about = json.loads((folder / HANDOVER).read_text(encoding="utf-8"))
-    device = device_of(about["device"], rank)
+    device = devices(about["device"], about["processes"])[rank]
     samples = [_sample(services, about["project"], entry) for entry in about["samples"]]
     widths = tuple(about["profile"]["decoder_widths"])
     profile = Profile(**{**about["profile"], "decoder_widths": widths})
@@ -90,21 +92,6 @@ def follow(services: Services, folder: Path, rank: int) -> None:
             device=device,
             report=lambda _: None,
             warm_start=warm,
-        )
-
-
-def device_of(device: str, rank: int) -> str:
-    """Return the device of a process: GPUs are taken in their order."""
-    return f"cuda:{rank}" if device.startswith("cuda") else device
-
-
-def _require_gpus(device: str, processes: int) -> None:
-    import torch
-
-    if device.startswith("cuda") and processes > torch.cuda.device_count():
-        raise SettingsError(
-            f"TRAIN_PROCESSES={processes}, but this machine has {torch.cuda.device_count()} "
-            "GPUs; set it to as many at most"
         )
 
 

@@ -23,7 +23,7 @@ from backend.steps import fitting, judging, queues, start, taught, together, wei
 from backend.steps import projects as project_steps
 from backend.steps.progress import Watch
 from backend.store import annotations as annotation_rows
-from backend.store import projects, tasks, versions
+from backend.store import projects, tasks, unrecorded, versions
 from backend.wiring import Services
 from models.base import (
     ClassSpec,
@@ -60,19 +60,19 @@ def train(services: Services, project_id: int, job_id: str) -> Version | None:
 
     The version is written before the pointer moves; a crash before that leaves no trace, and a
     second run of the same job finds the snapshot already trained and does nothing. Raises JobOver
-    when the job is cancelled meanwhile.
+    when the job is cancelled meanwhile, and LockHeld when it has to wait for a GPU.
     """
     watch = Watch(services, job_id)
-    watch.begin("running", "reading images")
-    training_set = load(services, project_id)
-    if training_set.snapshot == training_set.project.last_snapshot:
-        _nothing_new(services, watch)
-        return None
     with fitting.alone(services, watch) as device:
+        training_set = load(services, project_id)
+        if training_set.snapshot == training_set.project.last_snapshot:
+            _nothing_new(services, watch)
+            return None
+        watch.begin("running", "starting")
         champion = _champion(services, training_set.project)
         challenger, begun = _fit(services, training_set, champion, device, watch)
-        watch.begin("gating", "gate", fraction=1.0)
-        winner, verdict = judging.judged(services, training_set, champion, challenger)
+        watch.begin("gating", "gate")
+        winner, verdict = judging.judged(services, training_set, champion, challenger, watch)
     version = _keep(services, training_set, winner, verdict, begun, watch)
     queues.publish(services, project_id)
     return version
@@ -209,7 +209,7 @@ def _keep(
     A version whose job was cancelled meanwhile, or that came second, is not kept.
     """
     project_id = training_set.project.id
-    number = _free_number(services, project_id)
+    number = free_number(services, project_id)
     device = models.base.resolve_device(services.settings.device)
     _save(services, watch, project_id, number, challenger, {"device": device})
     version = Version(
@@ -272,12 +272,17 @@ def _save(
             return
 
 
-def _free_number(services: Services, project_id: int) -> int:
-    """Take the next number; after a restored backup, files of higher ones may be there already."""
+def free_number(services: Services, project_id: int) -> int:
+    """Take the next number, and note that its files are being written.
+
+    After a restored backup, files of higher ones may be there already: they are left alone.
+    """
     while True:
         with services.store.transaction() as tx:
             number = versions.next_number(tx, project_id)
         if not services.registry.exists(project_id, number):
+            with services.store.transaction() as tx:
+                unrecorded.begin(tx, project_id, number)
             return number
 
 
@@ -294,6 +299,7 @@ def _record(
     if promote and present is not None and present.champion != project.champion:
         reason = "another version was activated during the training"
         promote, version = False, replace(version, gate={**version.gate, "reason": reason})
+    unrecorded.end(tx, project.id, version.number)
     versions.add(tx, version)
     if promote:
         project_steps.promote(tx, project.id, version.number)

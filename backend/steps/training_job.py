@@ -10,6 +10,7 @@ from backend.errors import (
     JobOver,
     LabelclimbError,
     LabelStudioDown,
+    LockHeld,
     QueueError,
     StorageError,
     UnknownThing,
@@ -22,6 +23,7 @@ from backend.wiring import Services
 from models.learning.training import TrainingDiverged
 
 AGAIN_AFTER = timedelta(minutes=5)  # what is nobody's fault is tried again so much later
+ELSEWHERE_AFTER = timedelta(minutes=2)  # what waits for a GPU is offered to all workers again
 OUTSIDE = ("LabelStudioDown", "StorageError", "QueueError", "OperationalError", "InterfaceError")
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,9 @@ def run(services: Services, project_id: int, snapshot: str) -> None:
     except JobOver as over:
         log.info("stopped", job=job_id, reason=str(over))
         return
+    except LockHeld as held:
+        log.info("waits for a GPU", job=job_id, reason=str(held))
+        return
     except LabelStudioDown as error:
         _back_to_queue(services, job_id, str(error))
         raise  # the queue tries again, and the scheduler after it
@@ -56,6 +61,26 @@ def run(services: Services, project_id: int, snapshot: str) -> None:
     _end(services, project_id, job_id)
     prune.after_training(services, project_id)
     log.info("trained", project=project_id, version=version.name if version else "nothing new")
+
+
+def queue_waiting(services: Services) -> None:
+    """Queue trainings that wait for a GPU again, before all others, the oldest first.
+
+    Of those that wait for the same GPU the oldest, once nobody holds it; each of them now and then,
+    as a worker with another GPU may take it. Raises QueueError.
+    """
+    with services.store.reading() as tx:
+        waiting = jobs.waiting(tx)
+    now, wanted, chosen = services.clock(), set[str](), []
+    for job in waiting:
+        gpus = set(job.detail.get("gpus", ()))
+        was_tried = job.started_at is not None and now - ELSEWHERE_AFTER < job.started_at <= now
+        is_next = wanted.isdisjoint(gpus) and not any(map(services.queues.is_held, gpus))
+        if is_next or not was_tried:
+            chosen.append(job)
+        wanted |= gpus
+    for job in reversed(chosen):
+        queues.train_again(services, job)
 
 
 def _back_to_queue(services: Services, job_id: str, reason: str) -> None:

@@ -51,6 +51,15 @@ def running(tx: Connection, project: int, kind: str) -> builtins.list[Job]:
     return [statements.record(Job, row) for row in tx.execute(found)]
 
 
+def waiting(tx: Connection, before: datetime | None = None) -> builtins.list[Job]:
+    """Return the jobs of all projects that wait for a GPU, oldest first.
+
+    before: only those that were queued earlier; None: all.
+    """
+    found = _listed(tx, jobs.c.state == "waiting", None)[::-1]
+    return [job for job in found if before is None or (job.created_at or before) < before]
+
+
 def queue(tx: Connection, job: Job) -> bool:
     """Note a job that is to be enqueued; False when one of its project and kind is under way.
 

@@ -351,6 +351,14 @@ version_numbers = Table(
     _number("last"),
 )
 
+unrecorded_versions = Table(
+    "unrecorded_versions",
+    metadata,
+    _project(key=True),
+    _number("number", key=True),
+    _flag("given_up"),
+)
+
 jobs = Table(
     "jobs",
     metadata,

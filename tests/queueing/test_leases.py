@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from redis import Redis
 
-from backend.errors import QueueError
+from backend.errors import LockHeld, QueueError
 from backend.leases import Lease
 from backend.queueing import Queues
 from tests.queueing.making import Server, eventually
@@ -70,6 +70,23 @@ def test_when_a_holder_is_killed_another_goes_on_soon_and_not_before(
         killed = time.monotonic()
         assert taken(queues, wait_s=10)
         assert time.monotonic() - killed < TTL_S + 1
+
+
+@pytest.mark.integration
+def test_that_somebody_else_is_at_it_is_told_from_redis_being_down(
+    server: Server, queues: Queues
+) -> None:
+    assert not queues.is_held("x")
+    with queues.lock("x", wait_s=0):
+        assert queues.is_held("x") and not queues.is_held("y")
+        with pytest.raises(LockHeld, match="'x' is held"), queues.lock("x", wait_s=0):
+            raise AssertionError("two are in it")
+    assert not queues.is_held("x")
+    server.stop()
+    with pytest.raises(QueueError) as down, queues.lock("x", wait_s=0):
+        raise AssertionError("nobody knows")
+    assert not isinstance(down.value, LockHeld)
+    server.start()
 
 
 @pytest.mark.integration

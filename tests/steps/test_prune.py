@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import CorruptVersion, UnknownThing
-from backend.records import Annotation, Interaction, Version
-from backend.steps import projects
+from backend.errors import CorruptVersion, JobOver, UnknownThing
+from backend.records import Annotation, Interaction, Job, JobState, Version
+from backend.steps import projects, train
 from backend.steps.prune import prune
-from backend.store import annotations, learning, versions
+from backend.store import annotations, jobs, learning, unrecorded, versions
 from backend.store import projects as project_rows
 from backend.wiring import Services
 from models.saving import PIXELS_FILE
@@ -94,6 +94,71 @@ def test_a_crash_between_record_and_files_is_made_good(
     again = prune(seven, 1, keep=3)
     assert (again.removed, again.slimmed) == ((1, 2, 3), (4,)), "v4 is the one to go back to"
     assert seven.registry.list(1) == [4, 5, 6, 7]
+
+
+def begin(services: Services) -> int:
+    """Do what a training does before it is killed: take a number, write the files."""
+    with services.store.transaction() as tx:
+        number = versions.next_number(tx, 1)
+        unrecorded.begin(tx, 1, number)
+    services.registry.save(1, number, write)
+    return number
+
+
+def work(services: Services, state: JobState) -> None:
+    with services.store.transaction() as tx:
+        jobs.put(tx, Job("train-1-s", 1, "train", state, created_at=NOW))
+
+
+def test_files_that_a_killed_training_left_go_when_no_training_is_under_way(
+    seven: Services,
+) -> None:
+    work(seven, "gating")
+    assert begin(seven) == 8
+    assert prune(seven, 1).removed == ()
+    work(seven, "publishing")
+    done = prune(seven, 1)
+    assert done.removed == (8,) and done.freed_bytes >= WEIGHTS + PIXELS
+    assert seven.registry.list(1) == list(range(1, 8))
+
+
+@pytest.mark.parametrize("state", ["queued", "waiting", "running", "gating"])
+def test_nothing_is_given_up_while_a_training_may_be_saving(
+    seven: Services, state: JobState
+) -> None:
+    begin(seven)
+    work(seven, state)
+    assert prune(seven, 1).removed == ()
+    with seven.store.transaction() as tx:
+        unrecorded.end(tx, 1, 8)
+        versions.add(tx, Version(1, 8, "challenger", "advcam", "s8", NOW))
+    work(seven, "done")
+    assert prune(seven, 1).removed == () and seven.registry.exists(1, 8)
+
+
+def test_a_training_that_was_taken_for_dead_keeps_no_version_whose_files_are_given_up(
+    seven: Services,
+) -> None:
+    with seven.store.transaction() as tx:
+        number = versions.next_number(tx, 1)
+        unrecorded.begin(tx, 1, number)
+    assert prune(seven, 1).removed == (), "it has written nothing so far"
+    seven.registry.save(1, number, write)
+    with (
+        pytest.raises(JobOver, match="v8 of project 1 came too late"),
+        seven.store.transaction() as tx,
+    ):
+        unrecorded.end(tx, 1, number)
+    assert prune(seven, 1).removed == (8,), "it was killed before it could remove them itself"
+
+
+def test_versions_that_only_a_newer_database_knows_stay(seven: Services) -> None:
+    """After a restored backup: v8 and v9 are on disk, and their numbers are skipped."""
+    for number in (8, 9):
+        seven.registry.save(1, number, write)
+    assert train.free_number(seven, 1) == 10
+    assert prune(seven, 1).removed == ()
+    assert seven.registry.list(1) == list(range(1, 10))
 
 
 def test_a_damaged_version_is_refused_and_the_champion_serves_on(seven: Services) -> None:

@@ -14,7 +14,7 @@ import torch
 from backend.errors import SettingsError
 from backend.records import Task
 from backend.settings import Settings
-from backend.steps import together
+from backend.steps import fitting, together
 from backend.store import tasks
 from backend.wiring import Services
 from models.base import ClassSpec, Fitted, Mask, Profile, Sample, WeakPoint
@@ -106,5 +106,8 @@ def test_more_processes_than_gpus_are_refused(
     task = together.Task(1, samples(), [SPEC], None)
     with pytest.raises(SettingsError, match="TRAIN_PROCESSES=2, but this machine has 1 GPUs"):
         together.shared(two, task, fit_alone)(profile=PROFILE, device="cuda")
-    assert [together.device_of("cuda", 1), together.device_of("cpu", 1)] == ["cuda:1", "cpu"]
+    assert fitting.devices("cpu", 2) == ("cpu", "cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert fitting.devices("cuda", 2) == ("cuda:0", "cuda:1")
+    assert fitting.devices("cuda:1", 1) == ("cuda:1",)
     assert not list(Path(two.settings.data_dir).glob("*training*"))

@@ -224,6 +224,24 @@ def test_a_training_cancelled_while_it_is_written_leaves_no_version(
     assert kept(services) == ([], [])
 
 
+def test_what_a_kill_between_files_and_record_leaves_goes_when_the_next_try_has_ended(
+    services: Services, pipeline: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = begun(services)
+    save = services.registry.save
+
+    def save_and_die(*args: Any) -> Path:
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(services.registry, "save", save_and_die)
+        work(services, job)
+    assert kept(services) == ([], [1])
+    assert work(services, job).state == "publishing"
+    assert kept(services) == ([2], [2])
+
+
 def test_a_version_that_is_made_cannot_be_cancelled(services: Services, pipeline: Fit) -> None:
     job = work(services, begun(services))
     with pytest.raises(JobOver, match="is being published; `labelclimb activate`"):

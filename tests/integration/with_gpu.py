@@ -1,0 +1,18 @@
+"""Workers whose trainings find a GPU, played as in `working`: `with_gpu QUEUE`."""
+
+from __future__ import annotations
+
+import sys
+
+import models.base
+from backend import running
+from backend.steps import fitting
+from tests.integration import working
+
+GPU = "gpu-0"
+
+if __name__ == "__main__":
+    working.play()
+    models.base.resolve_device = lambda device: "cuda"
+    fitting.gpu_of = lambda device: GPU
+    running.worker(working.SETTINGS, sys.argv[1:])
