@@ -56,7 +56,7 @@ def see(project: int, number: int, task: int, iterations: int | None) -> None:
 
 def train(project: int, snapshot: str) -> None:
     """Train and judge one version; its fate can be watched in the store."""
-    from backend.steps.training_job import run
+    from backend.steps.training_run import run
 
     run(services(), project, snapshot)
 

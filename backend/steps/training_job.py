@@ -1,4 +1,4 @@
-"""A training as a job: begun, ended in words that a person can act on, cancelled, put off."""
+"""A training as a job: ended in words that a person can act on, cancelled, put off."""
 
 from __future__ import annotations
 
@@ -6,61 +6,17 @@ from datetime import timedelta
 
 import structlog
 
-from backend.errors import (
-    JobOver,
-    LabelclimbError,
-    LabelStudioDown,
-    LockHeld,
-    QueueError,
-    StorageError,
-    UnknownThing,
-)
+from backend.errors import JobOver, QueueError, UnknownThing
 from backend.records import Job
-from backend.steps import decide, prune, queues
-from backend.steps.train import train
+from backend.steps import queues
 from backend.store import jobs, projects
 from backend.wiring import Services
-from models.learning.training import TrainingDiverged
 
 AGAIN_AFTER = timedelta(minutes=5)  # what is nobody's fault is tried again so much later
 ELSEWHERE_AFTER = timedelta(minutes=2)  # what waits for a GPU is offered to all workers again
 OUTSIDE = ("LabelStudioDown", "StorageError", "QueueError", "OperationalError", "InterfaceError")
 
 log = structlog.get_logger(__name__)
-
-
-def run(services: Services, project_id: int, snapshot: str) -> None:
-    """Train as a job that people can watch; a reason that a person can act on ends it for good.
-
-    Such a failure counts as an answer: the same labels are tried again only on request. What says
-    nothing of the labels (a full disk, an unreachable Label Studio) is tried again by itself.
-    """
-    job_id = queues.train_job_id(project_id, snapshot)
-    with services.store.transaction() as tx:
-        job = jobs.begin(tx, job_id, services.clock())
-    if job is None:
-        log.info("not begun: it was cancelled, or the store does not know it", job=job_id)
-        return
-    try:
-        version = train(services, project_id, job_id)
-    except JobOver as over:
-        log.info("stopped", job=job_id, reason=str(over))
-        return
-    except LockHeld as held:
-        log.info("waits for a GPU", job=job_id, reason=str(held))
-        return
-    except LabelStudioDown as error:
-        _back_to_queue(services, job_id, str(error))
-        raise  # the queue tries again, and the scheduler after it
-    except (StorageError, QueueError) as error:
-        put_off(services, job, str(error))
-        return
-    except (LabelclimbError, ValueError, TrainingDiverged) as error:
-        give_up(services, job, str(error))
-        return
-    _end(services, project_id, job_id)
-    prune.after_training(services, project_id)
-    log.info("trained", project=project_id, version=version.name if version else "nothing new")
 
 
 def queue_waiting(services: Services) -> None:
@@ -81,18 +37,6 @@ def queue_waiting(services: Services) -> None:
         wanted |= gpus
     for job in reversed(chosen):
         queues.train_again(services, job)
-
-
-def _back_to_queue(services: Services, job_id: str, reason: str) -> None:
-    with services.store.transaction() as tx:
-        jobs.change(tx, job_id, state="queued", error=reason)
-
-
-def _end(services: Services, project_id: int, job_id: str) -> None:
-    """End the job, or leave it publishing while its version is not shown yet."""
-    if not decide.publication_due(services, project_id):
-        with services.store.transaction() as tx:
-            jobs.finish(tx, job_id, "done", None, services.clock())
 
 
 def failed(services: Services, job: Job, reason: str) -> None:

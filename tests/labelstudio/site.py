@@ -20,7 +20,7 @@ from backend.doctor import chain
 from backend.doctor.case import Finding
 from backend.queueing import embedded_server
 from backend.records import Version
-from backend.running import _redis_answers
+from backend.running import redis_answers
 from backend.settings import Settings
 from backend.steps import backlog, connect, intake, projects, propose, publish
 from backend.store import inbox, versions
@@ -101,7 +101,7 @@ def redis_server(folder: Path) -> Iterator[str]:
     command, url = embedded_server(folder)
     process = subprocess.Popen(command)
     try:
-        alive = _redis_answers(url)
+        alive = redis_answers(url)
         while not alive():
             assert process.poll() is None, "Redis did not start"
         yield url

@@ -16,7 +16,7 @@ import torch
 import models.base
 from backend.errors import JobOver, StorageError
 from backend.records import Annotation, Job, WeakLabel
-from backend.steps import decide, intake, queues, tick, train, training_job
+from backend.steps import decide, intake, queues, tick, train, training_job, training_run
 from backend.steps.training_job import AGAIN_AFTER
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, projects, versions
@@ -95,7 +95,7 @@ def current(services: Services) -> list[Job]:
 
 def work(services: Services, job: Job) -> Job:
     """Do what a worker does with a job."""
-    training_job.run(services, 1, job.id.rpartition("-")[2])
+    training_run.run(services, 1, job.id.rpartition("-")[2])
     return look(services, job)
 
 
