@@ -76,6 +76,7 @@ class TruncatedUNet(nn.Module):
         inputs = (coarsest, *decoder_widths)
         self.decoder = nn.ModuleList(map(UpBlock, inputs, reversed(skips), decoder_widths))
         self.head = nn.Conv2d(decoder_widths[-1], classes, kernel_size=1, bias=False)
+        self.decoder_widths = tuple(decoder_widths)
         self.alignment_px = 2**stages  # the coarsest stride; tiles start at multiples of it
         self._reach_px = reach_px(encoder, stages) + _decoder_reach_px(stages)
         self.register_buffer("pixel_mean", _per_channel(IMAGENET_DEFAULT_MEAN), persistent=False)

@@ -209,9 +209,9 @@ class Auto:
         return {**plan, segmenter.NAME: late} if late else plan
 
     def _get(self, name: str, fits: _Fits | None = None) -> Pipeline:
-        """Return a pipeline; the segmenter starts from the classifiers among the fits."""
+        """Return a pipeline; the segmenter starts from what the fits so far have learnt."""
         if name == segmenter.NAME:
-            return replace(self._segmenter, classifier=fits.fitted.get("advcam") if fits else None)
+            return replace(self._segmenter, starts=tuple(fits.fitted.values()) if fits else ())
         return models.base.get(name) if self._pipelines is None else self._pipelines[name]
 
 

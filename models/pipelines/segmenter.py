@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,9 +36,11 @@ from models.masks.confidence import Confidence
 from models.masks.settings import Settings, apply, resolve
 from models.networks.unet import TruncatedUNet, inference_copy
 from models.pipelines.advcam import AdvCamFitted, ClassModel, Geometry, geometry_of
+from models.pipelines.self_training import SelfTrainingFitted, widths_of
 
-FORMAT = 1
-NAME = "segmenter"
+FORMAT, READABLE = 2, (1, 2)
+NAME, STUDENT = "segmenter", "student"
+LEARNT_PER_PIXEL = (NAME, STUDENT)  # a few steps suffice from there
 LEAST_MASKS = 15  # that show the class
 WEAK_WEIGHT = 0.25  # of a pixel that a weak point speaks of, beside one of a verified mask
 WEAK_PER_MASK = 2  # samples with weak points alone, at most
@@ -110,6 +112,7 @@ class SegmenterFitted:
             "classes": [
                 {
                     "name": model.name,
+                    "decoder_widths": model.network.decoder_widths,
                     "settings": asdict(model.settings),
                     "confidence": asdict(model.confidence),
                 }
@@ -138,15 +141,15 @@ class Segmenter:
     """The pipeline; `clock` gives seconds.
 
     loss: name of one of `models.learning.losses`; least_masks: verified masks that must show a
-    class; weak_weight: see WEAK_WEIGHT, 0 = masks alone; classifier: its networks are started from
-    where `warm_start` has none of the class.
+    class; weak_weight: see WEAK_WEIGHT, 0 = masks alone; starts: versions whose networks are
+    started from where `warm_start` has none of the class, the first that has one.
     """
 
     clock: training.Clock = time.monotonic
     loss: str = "focal_soft_iou"
     least_masks: int = LEAST_MASKS
     weak_weight: float = WEAK_WEIGHT
-    classifier: Fitted | None = None
+    starts: tuple[Fitted, ...] = ()
 
     def fit(
         self,
@@ -161,10 +164,11 @@ class Segmenter:
     ) -> SegmenterFitted:
         """Train one network per class that enough verified masks show; samples in any order.
 
-        Classes that cannot start are skipped and say why in `metrics`. A class that `warm_start`
-        knows with a network of the same shape is trained on for `warm_steps`; a classifier given as
-        `warm_start` is started from like `classifier`. Raises NotEnoughLabels when no class can
-        start, training.TrainingDiverged, and whatever `report` raises to cancel.
+        Classes that cannot start are skipped and say why in `metrics`. A class of which
+        `warm_start` or one of `starts` has a network of a known shape starts from it: what was
+        learnt per pixel (a segmenter's, a self-trained student's) is trained on for `warm_steps`,
+        a classifier as long as a fresh network. Raises NotEnoughLabels when no class can start,
+        training.TrainingDiverged, and whatever `report` raises to cancel.
         """
         began = self.clock()
         samples = planning.ordered(samples)
@@ -199,13 +203,14 @@ class Segmenter:
 
     def load(self, folder: Path, *, device: str) -> SegmenterFitted:
         """Load what `save` wrote; raises ValueError for a folder of another format."""
-        about = saving.read(folder, NAME, (FORMAT,))
+        about = saving.read(folder, NAME, READABLE)
         fields = about["geometry"]
         geometry = Geometry(**{**fields, "decoder_widths": tuple(fields["decoder_widths"])})
         models = []
         states = saving.read_weights(folder)
         for entry, state in zip(about["classes"], states, strict=True):
-            network = TruncatedUNet(geometry.encoder, geometry.decoder_widths)
+            widths = tuple(entry.get("decoder_widths", geometry.decoder_widths))  # since format 2
+            network = TruncatedUNet(geometry.encoder, widths)
             network.load_state_dict(state)
             settings, sure = Settings(**entry["settings"]), Confidence(**entry["confidence"])
             models.append(ClassModel(entry["name"], network.eval(), settings, sure))
@@ -255,7 +260,7 @@ class _Job:
             [partial_labels.verified(s, self.spec.name) for s in learn] + weak,
             [partial_labels.verified(s, self.spec.name) for s in unseen],
             profile=profile,
-            steps=profile.warm_steps if source == NAME else profile.max_steps,
+            steps=profile.warm_steps if source in LEARNT_PER_PIXEL else profile.max_steps,
             seed=self.seed,
             device=self.device,
             report=progress.training,
@@ -319,11 +324,10 @@ class _Job:
 
     def _network(self, warm_start: Fitted | None) -> tuple[TruncatedUNet, str]:
         """Copy the network to start from, or make a fresh one; says which it is."""
-        for version in (warm_start, self.method.classifier):
-            if isinstance(version, (SegmenterFitted, AdvCamFitted)):
-                found = _copied(version, self.spec.name, self.profile)
-                if found is not None:
-                    return found, NAME if isinstance(version, SegmenterFitted) else "classifier"
+        for version in (warm_start, *self.method.starts):
+            found = _copied(version, self.spec.name, self.profile)
+            if found is not None:
+                return found
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             profile = self.profile
@@ -355,17 +359,41 @@ def rule_for(spec: ClassSpec) -> Settings:
     return resolve(rule, spec, threshold=RULE_THRESHOLD)
 
 
+class _Source(NamedTuple):
+    """A network to start from, which of its outputs is the class's, and what had learnt it."""
+
+    network: TruncatedUNet
+    encoder: str
+    head: int
+    kind: str
+
+
+def _source(version: Fitted | None, class_name: str) -> _Source | None:
+    """Find what a version knows of a class; a student that looks at smaller images does not do."""
+    if isinstance(version, SelfTrainingFitted):
+        student = version.students.get(class_name)
+        if student is None or student.scale != 1:
+            return None
+        return _Source(student.network, version.geometry.encoder, 0, STUDENT)
+    if isinstance(version, (SegmenterFitted, AdvCamFitted)) and class_name in version.models:
+        model = version.models[class_name]
+        kind = NAME if isinstance(version, SegmenterFitted) else "classifier"
+        return _Source(model.network, version.geometry.encoder, model.head, kind)
+    return None
+
+
 def _copied(
-    version: SegmenterFitted | AdvCamFitted, class_name: str, profile: Profile
-) -> TruncatedUNet | None:
-    """Copy the network of a class, of a shared trunk its own head, if it has the wanted shape."""
-    old = version.geometry
-    same = (old.encoder, old.decoder_widths) == (profile.encoder, profile.decoder_widths)
-    if class_name not in version.models or not same:
+    version: Fitted | None, class_name: str, profile: Profile
+) -> tuple[TruncatedUNet, str] | None:
+    """Copy the network of a class if it has a wanted shape; says what had learnt it."""
+    found = _source(version, class_name)
+    if found is None or found.encoder != profile.encoder:
         return None
-    model = version.models[class_name]
-    state = model.network.state_dict()
-    state["head.weight"] = state["head.weight"][model.head : model.head + 1]
-    network = TruncatedUNet(profile.encoder, profile.decoder_widths)
+    widths = found.network.decoder_widths
+    if widths not in (profile.decoder_widths, widths_of(class_name)):
+        return None
+    state = found.network.state_dict()
+    state["head.weight"] = state["head.weight"][found.head : found.head + 1]
+    network = TruncatedUNet(profile.encoder, widths)
     network.load_state_dict(state)
-    return network
+    return network, found.kind

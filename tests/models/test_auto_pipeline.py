@@ -117,10 +117,10 @@ class PlayedSegmenter(Segmenter):
     """A segmenter that learns at once."""
 
     played: Played = field(default_factory=lambda: Played("segmenter"))
-    classifiers: list[Fitted | None] = field(default_factory=list)
+    started_from: list[tuple[Fitted, ...]] = field(default_factory=list)
 
     def fit(self, *args: Any, **named: Any) -> Any:
-        self.classifiers.append(self.classifier)
+        self.started_from.append(self.starts)
         return self.played.fit(*args, **named)
 
     def load(self, folder: Path, *, device: str) -> Any:
@@ -328,10 +328,10 @@ def test_a_segmenter_that_is_named_serves_as_soon_as_it_can() -> None:
     assert serving(late) == {"rust": "segmenter"} and len(late.parts) == 1
 
 
-def test_the_segmenter_starts_from_the_classifier_of_the_same_training() -> None:
+def test_the_segmenter_starts_from_what_the_same_training_has_learnt() -> None:
     segmenter = PlayedSegmenter(least_masks=15)
     fitted = fit(parts(advcam=0), RUST, samples=MASKED, segmenter=segmenter)
-    assert segmenter.classifiers == [fitted.part("advcam")]
+    assert segmenter.started_from == [(fitted.part("advcam"),)]
 
 
 def test_a_class_that_its_starter_cannot_learn_is_served_by_the_segmenter() -> None:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import models.base
+from models import saving
 from models.base import ClassSpec, Fitted, Image, Mask, NotEnoughLabels, Progress, Sample, WeakPoint
 from models.evidence import window_probs
 from models.learning import dense
@@ -20,9 +22,10 @@ from models.learning.training import PROFILES, Trained
 from models.masks.settings import default_settings
 from models.metrics import f_measure
 from models.networks.unet import TruncatedUNet
-from models.pipelines import segmenter
+from models.pipelines import pixel_head, segmenter
 from models.pipelines.advcam import AdvCamFitted, ClassModel, Geometry, geometry_of
 from models.pipelines.segmenter import Segmenter, SegmenterFitted
+from models.pipelines.self_training import SelfTrainingFitted, Student, widths_of
 from tests.models.small_network import small_network, state
 
 pytestmark = pytest.mark.training
@@ -136,6 +139,15 @@ def classifier(widths: tuple[int, int] = (8, 8)) -> AdvCamFitted:
     return AdvCamFitted(Geometry("resnet18", widths, 24, 64, False), made, {}, "cpu")
 
 
+def self_taught(*, scale: float, name: str = "rust") -> SelfTrainingFitted:
+    """A version of `self_training` whose teacher nobody asks."""
+    network = TruncatedUNet("resnet18", widths_of(name)).eval()
+    student = Student(name, network, scale, 1.0, default_settings(RUST))
+    teacher: Any = None
+    geometry = pixel_head.Geometry("resnet18", 24, 64, False)
+    return SelfTrainingFitted(geometry, teacher, [student], {}, "cpu")
+
+
 def test_the_registry_knows_it() -> None:
     assert models.base.get("segmenter") is segmenter.PIPELINE
     assert segmenter.PIPELINE.least_masks == 15
@@ -212,6 +224,20 @@ def test_what_is_loaded_proposes_bit_for_bit_as_what_was_saved(
     assert np.array_equal(one.evidence.embedding, other.evidence.embedding)
 
 
+def test_a_version_of_format_1_has_the_widths_of_its_profile(
+    fitted: SegmenterFitted, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path)
+    path = tmp_path / saving.SETTINGS_FILE
+    about = json.loads(path.read_text())
+    for entry in about["classes"]:
+        assert entry.pop("decoder_widths") == [8, 8]
+    path.write_text(json.dumps({**about, "format": 1}))
+    loaded = segmenter.PIPELINE.load(tmp_path, device="cpu")
+    before, after = (state(one.models["rust"].network) for one in (fitted, loaded))
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
 def test_a_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
     classifier().save(tmp_path)
     with pytest.raises(ValueError, match="holds 'advcam' format 2, not 'segmenter' format 1"):
@@ -283,7 +309,7 @@ def test_weak_points_of_other_samples_join_as_partial_labels(
 def test_it_starts_from_the_classifiers_own_head(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Recorded(monkeypatch)
     version = classifier()
-    for method, warm in ((replace(FEW, classifier=version), None), (FEW, version)):
+    for method, warm in ((replace(FEW, starts=(version,)), None), (FEW, version)):
         found = fit(method, warm_start=warm)
         assert found.metrics["classes"]["rust"]["warm_start"] == "classifier"
         assert recorded.steps == PROFILE.dense_steps
@@ -293,12 +319,38 @@ def test_it_starts_from_the_classifiers_own_head(monkeypatch: pytest.MonkeyPatch
         assert all(torch.equal(recorded.started[key], value) for key, value in trunk.items())
 
 
+def test_what_a_student_has_learnt_is_trained_on_for_a_few_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recorded = Recorded(monkeypatch)
+    version = self_taught(scale=1)
+    found = fit(replace(FEW, starts=(self_taught(scale=1, name="crack"), version)))
+    assert found.metrics["classes"]["rust"]["warm_start"] == "student"
+    assert recorded.steps == PROFILE.dense_warm_steps < PROFILE.dense_steps
+    before = state(version.students["rust"].network)
+    assert before.keys() == recorded.started.keys()
+    assert all(torch.equal(recorded.started[key], value) for key, value in before.items())
+    found.save(tmp_path)
+    loaded = segmenter.PIPELINE.load(tmp_path, device="cpu")
+    assert fit(warm_start=loaded).metrics["classes"]["rust"]["warm_start"] == "segmenter"
+    assert all(torch.equal(recorded.started[key], value) for key, value in before.items())
+
+
+def test_a_student_that_looks_at_smaller_images_is_not_started_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = Recorded(monkeypatch)
+    found = fit(replace(FEW, starts=(self_taught(scale=0.5),)))
+    assert found.metrics["classes"]["rust"]["warm_start"] == "none"
+    assert recorded.steps == PROFILE.dense_steps
+
+
 def test_its_own_champion_is_trained_on_first_of_all(
     fitted: SegmenterFitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = Recorded(monkeypatch)
     before = state(fitted.models["rust"].network)
-    found = fit(replace(FEW, classifier=classifier()), warm_start=fitted)
+    found = fit(replace(FEW, starts=(classifier(),)), warm_start=fitted)
     assert found.metrics["classes"]["rust"]["warm_start"] == "segmenter"
     assert recorded.steps == PROFILE.warm_steps
     assert all(torch.equal(recorded.started[key], value) for key, value in before.items())
