@@ -25,10 +25,8 @@ def choose(
         number=champion.number + 1 if champion else 1,
         classes=_trainable(samples),
         encoder=encoder,
-        labels=count(samples),
         champion_classes=frozenset(champion.classes) if champion else None,
         champion_encoder=about.get("encoder"),
-        champion_labels=about.get("labels"),
     )
     return policy.choose_start(state)
 

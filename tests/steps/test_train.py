@@ -133,7 +133,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
     champion: Fitted | None = None,
     *,
-    labels_before: int = len(LEARNT) + len(KEPT),
+    encoder_before: str = "resnet18",
 ) -> tuple[Version, PlayedPipeline]:
     played = PlayedPipeline(challenger)
     known = models.base.get
@@ -142,7 +142,7 @@ def run(
         services = replace(services, residents=PlayedResidents(champion))  # type: ignore[arg-type]
         with services.store.transaction() as tx:
             number = versions.next_number(tx, 1)
-            before = {"start": {"labels": labels_before, "encoder": "resnet18"}}
+            before = {"start": {"encoder": encoder_before}}
             row = Version(1, number, "challenger", "auto", "before", NOW, metrics=before)
             versions.add(tx, row)
             project_steps.promote(tx, 1, number)
@@ -192,15 +192,15 @@ def test_each_class_is_served_by_the_version_that_needs_fewer_corrections(
     assert texts == [repr({"crack": 4, "rust": 14}), repr({"crack": 12, "rust": 4})]
 
 
-def test_a_training_on_many_more_labels_starts_afresh(
+def test_a_training_on_another_encoder_starts_afresh(
     taught: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = composite(crack=4, rust=4)
-    version, played = run(taught, both, monkeypatch, both, labels_before=5)
+    version, played = run(taught, both, monkeypatch, both, encoder_before="resnet34")
     assert played.given["warm_start"] is None
     begun = version.metrics["start"]
     assert (begun["warm"], begun["labels"], begun["encoder"]) == (False, 12, "resnet18")
-    assert begun["reason"] == "12 labels now, 5 when the champion trained"
+    assert begun["reason"] == "the encoder has changed from resnet34 to resnet18"
 
 
 def test_a_challenger_that_is_worse_in_all_classes_is_kept_but_not_used(
