@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, get_args
 
 import structlog
@@ -17,9 +14,8 @@ from backend.errors import InvalidPayload, UnknownThing
 from backend.labelstudio import config as label_config
 from backend.loop import succession
 from backend.records import Job, Project, Reign, ReignStart, Version, Weighting
-from backend.registry import OWN_FILES
 from backend.steps import queues
-from backend.store import jobs, projects, publishing, reigns, tasks, versions
+from backend.store import jobs, projects, publishing, reigns, tasks, unrecorded, versions
 from backend.wiring import Services
 
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
@@ -250,35 +246,15 @@ def forget_published(services: Services, project_id: int) -> None:
         projects.update(tx, project_id, published=None, pushing=None)
 
 
-def copy_champion(services: Services, source_id: int, target_id: int) -> int | None:
-    """Make the source's champion the target's first version; None when there is nothing to copy."""
-    source, target = require(services, source_id), require(services, target_id)
-    if source.champion is None or target.champion is not None:
-        return target.champion
-    folder = services.registry.folder(source_id, source.champion)
-    with services.store.transaction() as tx:
-        number = versions.next_number(tx, target_id)
-        original = versions.get(tx, source_id, source.champion)
-    if original is None:
-        raise UnknownThing(f"version v{source.champion} of project {source_id} has no record")
-    services.registry.save(target_id, number, lambda new: _copy_files(folder, new))
-    copy = replace(
-        original,
-        project=target_id,
-        number=number,
-        state="challenger",
-        snapshot=f"copy of {source_id}/{original.name}",
-        created_at=services.clock(),
-        gate={"reason": f"copied from project {source_id}, {original.name}"},
-    )
-    with services.store.transaction() as tx:
-        versions.add(tx, copy)
-        promote(tx, target_id, number)
-    queues.publish(services, target_id)
-    return number
+def free_number(services: Services, project_id: int) -> int:
+    """Take the next number, and note that its files are being written.
 
-
-def _copy_files(source: Path, target: Path) -> None:
-    for file in source.iterdir():
-        if file.name not in OWN_FILES:
-            shutil.copy2(file, target / file.name)
+    After a restored backup, files of higher ones may be there already: they are left alone.
+    """
+    while True:
+        with services.store.transaction() as tx:
+            number = versions.next_number(tx, project_id)
+        if not services.registry.exists(project_id, number):
+            with services.store.transaction() as tx:
+                unrecorded.begin(tx, project_id, number)
+            return number

@@ -209,7 +209,7 @@ def _keep(
     A version whose job was cancelled meanwhile, or that came second, is not kept.
     """
     project_id = training_set.project.id
-    number = free_number(services, project_id)
+    number = project_steps.free_number(services, project_id)
     device = models.base.resolve_device(services.settings.device)
     _save(services, watch, project_id, number, challenger, {"device": device})
     version = Version(
@@ -270,20 +270,6 @@ def _save(
             threading.Event().wait(pause_s)
         else:
             return
-
-
-def free_number(services: Services, project_id: int) -> int:
-    """Take the next number, and note that its files are being written.
-
-    After a restored backup, files of higher ones may be there already: they are left alone.
-    """
-    while True:
-        with services.store.transaction() as tx:
-            number = versions.next_number(tx, project_id)
-        if not services.registry.exists(project_id, number):
-            with services.store.transaction() as tx:
-                unrecorded.begin(tx, project_id, number)
-            return number
 
 
 def _record(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from backend import facade
 from backend.facade import project_id
 from backend.labelstudio import config as label_config
-from backend.steps import intake, projects, queues
+from backend.steps import copying, intake, projects, queues
 from backend.web.access import services_of
 from backend.web.inbox_writer import InboxWriter
 
@@ -138,7 +138,7 @@ def delete(body: ProjectRequest) -> JsonObject:
 @router.post("/duplicate_model")
 def duplicate_model(body: DuplicateRequest, request: Request) -> JsonObject:
     """Give a copied project the champion of the one that it was copied from."""
-    number = projects.copy_champion(
+    number = copying.copy_champion(
         services_of(request), project_id(body.project_src), project_id(body.project_dst)
     )
     return {"status": "ok", "version": number}

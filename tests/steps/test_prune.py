@@ -8,7 +8,7 @@ import pytest
 
 from backend.errors import CorruptVersion, JobOver, UnknownThing
 from backend.records import Annotation, Interaction, Job, JobState, Version
-from backend.steps import projects, train
+from backend.steps import projects
 from backend.steps.prune import prune
 from backend.store import annotations, jobs, learning, unrecorded, versions
 from backend.store import projects as project_rows
@@ -156,7 +156,7 @@ def test_versions_that_only_a_newer_database_knows_stay(seven: Services) -> None
     """After a restored backup: v8 and v9 are on disk, and their numbers are skipped."""
     for number in (8, 9):
         seven.registry.save(1, number, write)
-    assert train.free_number(seven, 1) == 10
+    assert projects.free_number(seven, 1) == 10
     assert prune(seven, 1).removed == ()
     assert seven.registry.list(1) == list(range(1, 10))
 
