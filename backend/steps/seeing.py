@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import structlog
 
+import models.base
 from backend import heat_maps
 from backend.errors import ImageError, LabelclimbError
 from backend.labelstudio import config as label_config
@@ -63,6 +64,7 @@ def warm_up(services: Services) -> None:
 
     That takes many times as long as a look. A version that cannot be loaded is logged.
     """
+    models.base.get(services.settings.pipeline)  # PyTorch comes with it, shown versions or not
     with services.store.reading() as tx:
         numbers = {project.id: serving(project) for project in project_rows.all(tx)}
         found = [versions.get(tx, id, number) for id, number in numbers.items() if number]
