@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from models import passes, tiling
 from models.base import Image, Profile
-from models.learning import losses, parallel, training
+from models.learning import light, losses, parallel, training
 from models.learning.dense_crops import (
     Batch,
     CropSource,
@@ -214,9 +214,7 @@ class _Learner:
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate * rate_share
         x = training.tensor(batch.pixels[self._rows], self._device)
-        x = training.relight(
-            x, self._lighting, self._colour_jitter, of=self._batch, rows=self._rows
-        )
+        x = light.relight(x, self._lighting, self._colour_jitter, of=self._batch, rows=self._rows)
         with self._autocast():
             own = self._score_map(x)[:, 0].float()
         targets, weights = (

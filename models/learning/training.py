@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.base import Profile, Progress, Report
-from models.learning import parallel
+from models.learning import light, parallel
 from models.learning.crops import Pixels
 from models.learning.parallel import Group
 from models.learning.sampling import Ahead, Batch, CropSource, Draw, Supply
@@ -78,8 +78,6 @@ TRAINING_SHARE = 0.85  # of a class's time; the rest is calibration
 REPORT_EVERY = 10  # steps
 AHEAD = 2  # batches that are prepared while one is learnt from
 LOSSES_SHOWN = 50  # steps that the reported loss is the mean of
-CONTRAST, BRIGHTNESS = 0.3, 0.12  # largest change; of the contrast, of the full range
-SATURATION, HUE_RADIANS = 0.25, 0.1  # largest change at a colour jitter of 1
 
 Clock = Callable[[], float]
 
@@ -202,43 +200,6 @@ def tensor(pixels: Pixels, device: str) -> Tensor:
     return moved.permute(0, 3, 1, 2).float() / 255
 
 
-def relight(
-    x: Tensor,
-    rng: np.random.Generator,
-    colour_jitter: float = 0.0,
-    *,
-    of: int | None = None,
-    rows: slice = slice(None),
-) -> Tensor:
-    """Change contrast about the crop's mean, brightness and colours of each crop (B, 3, H, W).
-
-    of, rows: x is these rows of a batch of so many crops, for all of which numbers are drawn.
-    """
-    count = (of or len(x), 1, 1, 1)
-
-    def drawn(least: float, most: float) -> npt.NDArray[np.float64]:
-        return rng.uniform(least, most, count)[rows]
-
-    if colour_jitter:
-        saturation = 1 + colour_jitter * drawn(-SATURATION, SATURATION)
-        hue = colour_jitter * drawn(-HUE_RADIANS, HUE_RADIANS)
-        x = recolour(x, _as(x, saturation), _as(x, hue))
-    contrast = _as(x, drawn(1 - CONTRAST, 1 + CONTRAST))
-    brightness = _as(x, drawn(-BRIGHTNESS, BRIGHTNESS))
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    return ((x - mean) * contrast + mean + brightness).clamp(0, 1)
-
-
-def recolour(x: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """Scale the colours of (B, 3, H, W) about the grey axis and turn them around it.
-
-    saturation, hue: (B, 1, 1, 1), factor and radians; the mean of the channels stays.
-    """
-    grey = x.mean(dim=1, keepdim=True)
-    across = (x.roll(1, dims=1) - x.roll(-1, dims=1)) / 3**0.5  # the axis' cross product
-    return grey + saturation * (hue.cos() * (x - grey) + hue.sin() * across)
-
-
 def point_losses(scores: Tensor, labels: Tensor, points: Tensor, radius_px: float) -> Tensor:
     """Ask each pixel that a point speaks about for its sign: (B, H, W) logits -> (B,) losses.
 
@@ -334,7 +295,7 @@ class _Learner:
         return np.asarray(torch.cat(parts).view(len(pixels), -1).numpy(), dtype=np.float32)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor | float]:
-        x = relight(
+        x = light.relight(
             tensor(batch.pixels, self._device),
             self._rng,
             self._profile.colour_jitter,
@@ -409,7 +370,3 @@ def _jobs(
 def _cut(supply: Supply, draw: Draw, rows: slice) -> tuple[Draw, Batch]:
     """Return the whole draw, and a batch of its rows."""
     return draw, supply.cut(Draw._make(values[rows] for values in draw))
-
-
-def _as(x: Tensor, values: npt.NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values).to(device=x.device, dtype=x.dtype)
