@@ -18,6 +18,8 @@ export PYTHON
 ARGS ?=
 SERVERS := integration or e2e or browser
 OURS := .venv
+# Tests of a file share what took long to train or to start, and some build on each other.
+BY_FILE = $(OURS)/bin/python -m pytest -n 2 --dist loadfile
 THEIRS := .venv-label-studio
 DATA := $(wildcard ../shared/data)
 ifneq ($(DATA),)
@@ -30,15 +32,18 @@ demo:
 	@$(MAKE) --no-print-directory -j2 $(OURS)/.installed $(THEIRS)/.installed
 	@$(OURS)/bin/labelclimb demo $(ARGS)
 
+test: export OMP_NUM_THREADS := 1
+# What pytest makes of the tests is kept for the next run.
+test: export PYTHONDONTWRITEBYTECODE :=
 test:
 	@$(MAKE) --no-print-directory -j2 $(OURS)/.installed-test $(THEIRS)/.installed
 	@$(MAKE) --no-print-directory lint
 ifeq ($(ARGS),)
-	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -n 2 -m 'not ($(SERVERS) or training)'
-	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -n 2 -m training
-	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest -m '$(SERVERS)'
+	$(OURS)/bin/python -m pytest -n 2 --dist worksteal -m 'not ($(SERVERS) or training)'
+	$(BY_FILE) -m 'training and not ($(SERVERS))'
+	$(BY_FILE) --no-loadscope-reorder -m '$(SERVERS)'
 else
-	OMP_NUM_THREADS=1 $(OURS)/bin/python -m pytest $(ARGS)
+	$(OURS)/bin/python -m pytest $(ARGS)
 endif
 
 lint: $(OURS)/.installed-test

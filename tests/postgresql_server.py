@@ -60,10 +60,10 @@ class PostgresqlServer:
         """Return the address for `DATABASE_URL`."""
         return self._url_of("postgres")
 
-    def new_database(self) -> str:
-        """Make an empty database and return its address."""
+    def new_database(self, template: str = "template1") -> str:
+        """Copy a database that nobody uses, by default an empty one; returns the address."""
         name = f"test_{uuid.uuid4().hex}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self._url_of(name)
 
     def execute(self, statement: str) -> None:

@@ -8,7 +8,9 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -34,11 +36,20 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.fixture(scope="module")
-def network() -> TruncatedUNet:
+@pytest.fixture(scope="module", autouse=True)
+def _heads_are_fitted_once() -> Iterator[None]:
+    """Each benchmark builds its networks anew, which takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        built: TruncatedUNet = module("scene").build("tiny")
+        scene = module("scene")
+        once = cache(scene.build)
+        patch.setattr(scene, "build", lambda name, **options: deepcopy(once(name)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def network(_heads_are_fitted_once: None) -> TruncatedUNet:
+    built: TruncatedUNet = module("scene").build("tiny")
     return built
 
 

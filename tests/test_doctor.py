@@ -30,6 +30,7 @@ from backend.steps import projects
 from backend.store import Store, inbox, jobs, tasks, versions
 from backend.supervisor import free_port
 from backend.wiring import build
+from tests.migrated import new_store
 from tests.steps.conftest import CONFIG
 
 NOW = datetime.now(timezone.utc)
@@ -59,6 +60,7 @@ def case(environ: dict[str, str]) -> Iterator[Case]:
 @pytest.fixture
 def wired(case: Case) -> Case:
     """A connected project with a task, as checks of the project find it."""
+    new_store(case.settings.data_dir)
     case.services = replace(build(case.settings), clock=lambda: NOW)
     case.client = case.services.labelstudio
     case.project = projects.adopt(case.services, 7, CONFIG, title="bridge")

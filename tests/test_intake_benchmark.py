@@ -14,6 +14,7 @@ import pytest
 from backend.settings import Settings
 from backend.store import annotations as annotation_rows
 from backend.wiring import Services, build
+from tests.migrated import new_store
 from tests.store.examples import annotation, at
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -31,6 +32,7 @@ def intake() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
+    new_store(tmp_path)
     built = build(Settings.from_env({"DATA_DIR": str(tmp_path)}))
     yield built
     built.close()

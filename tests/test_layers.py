@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,8 @@ DOORS = {  # package -> the only places that may import it
 }
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text())
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -32,7 +36,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def sources(*folders: str) -> list[Path]:
@@ -84,3 +88,12 @@ def test_the_environment_is_read_by_those_who_start_processes_alone() -> None:
         if "os.environ" in path.read_text() or "os.getenv" in path.read_text()
     }
     assert readers <= starters
+
+
+def test_processes_that_compute_nothing_load_no_pytorch() -> None:
+    """API, scheduler and event workers would hold 700 MiB each that they never use."""
+    code = "import backend.cli, backend.jobs, backend.running, sys; print('torch' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout.strip() == "False"

@@ -27,6 +27,7 @@ from backend.supervisor import free_port
 from backend.web.app import create_app
 from backend.web_names import SECRET_HEADER
 from backend.wiring import Services, build
+from tests.migrated import new_store
 from tests.standin.label_studio_ml.model import LabelStudioMLBase
 from tests.standin.label_studio_ml.response import ModelResponse
 from tests.steps.conftest import CONFIG
@@ -56,6 +57,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def services(environ: dict[str, str]) -> Iterator[Services]:
+    new_store(Path(environ["DATA_DIR"]))
     built = build(Settings.from_env(environ))
     yield built
     built.close()

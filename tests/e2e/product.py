@@ -38,7 +38,7 @@ class Product:
 @contextmanager
 def started(server: LabelStudioServer, folder: Path, **changes: str) -> Iterator[Product]:
     """Run labelclimb against a Label Studio until the block ends."""
-    port = free_port(19090)
+    port = free_port(0)
     environ = {
         **{key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ},
         **SETTINGS,

@@ -49,7 +49,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 @pytest.fixture
 def address(services: Services) -> Iterator[str]:
-    port = free_port(18_190)
+    port = free_port(0)
     server = uvicorn.Server(
         uvicorn.Config(create_app(services), host="127.0.0.1", port=port, log_level="warning")
     )

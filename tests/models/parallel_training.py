@@ -64,13 +64,14 @@ def pixels() -> nn.Module:
 KINDS = {"patches": patches, "pixels": pixels}
 
 
-def main(kind: str, rank: str, world: str, address: str, folder: str) -> None:
-    """Train as one of `world` processes and write the weights of this one."""
+def main(rank: str, world: str, folder: str) -> None:
+    """Train as one of `world` processes and write what this one ends with."""
     torch.set_num_threads(1)
-    with parallel.joined(int(rank), int(world), address, "cpu"):
-        network = KINDS[kind]()
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, Path(folder) / f"{rank}.safetensors")
+    for kind, train in KINDS.items():
+        with parallel.joined(int(rank), int(world), f"file://{folder}/{kind}", "cpu"):
+            network = train()
+        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+        save_file(weights, Path(folder) / f"{kind}-{rank}.safetensors")
 
 
 if __name__ == "__main__":

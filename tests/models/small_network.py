@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.networks.encoders import build_encoder
 from models.networks.unet import TruncatedUNet
 
 
@@ -24,14 +27,30 @@ def _small_network(seed: int, encoder: str, classes: int, stages: int) -> Trunca
     torch.manual_seed(seed)
     network = TruncatedUNet(encoder, (8,) * stages, classes=classes)
     pictures = torch.rand(4, 3, 48, 48)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
-        for _ in range(30):
-            network(pictures)
+        for norm in norms:
+            norm.momentum = 1.0  # take the statistics of these pictures at once
+        network(pictures)
+        for norm in norms:
+            norm.momentum = 0.1
         network.eval()
         mean = network.features(pictures).mean(dim=(0, 2, 3))  # (D,)
         weight = network.head.weight.view(classes, -1)
         weight -= (weight @ mean / (mean @ mean)).unsqueeze(1) * mean
     return network
+
+
+def write_encoder(path: Path) -> str:
+    """Write what stands for pretrained weights: random, batch-norm statistics as after training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = build_encoder("resnet18", None, 3)
+        with torch.no_grad():
+            for _ in range(20):
+                encoder(torch.rand(2, 3, 32, 32))
+    save_file(encoder.state_dict(), path)
+    return str(path)
 
 
 class Brightness(TruncatedUNet):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from models.learning import parallel
 from models.learning.parallel import ALONE, Group
@@ -21,18 +21,19 @@ pytestmark = pytest.mark.training
 TOLERANCE = 1e-5
 
 
-def trained_by(processes: int, kind: str, folder: Path) -> list[dict[str, Tensor]]:
-    """Return the weights that each process ends with."""
-    command = [sys.executable, "-m", "tests.models.parallel_training", kind]
-    address = f"file://{folder}/meeting"
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Have two processes train each kind; the folder holds the weights that each ends with."""
+    folder = tmp_path_factory.mktemp("together")
+    command = [sys.executable, "-m", "tests.models.parallel_training"]
     started = [
         subprocess.Popen(
-            [*command, str(rank), str(processes), address, str(folder)],
+            [*command, rank, "2", str(folder)],
             cwd=Path(__file__).resolve().parents[2],
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(processes)
+        for rank in "01"
     ]
     try:
         for process in started:
@@ -42,16 +43,16 @@ def trained_by(processes: int, kind: str, folder: Path) -> list[dict[str, Tensor
         for process in started:
             process.kill()
             process.communicate()
-    return [load_file(folder / f"{rank}.safetensors") for rank in range(processes)]
+    return folder
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", ["patches", "pixels"])
+@pytest.mark.parametrize("kind", parallel_training.KINDS)
 def test_two_processes_give_the_weights_of_one_with_the_doubled_batch(
-    kind: str, tmp_path: Path
+    kind: str, trained_by_two: Path
 ) -> None:
     alone = parallel_training.KINDS[kind]().state_dict()
-    first, second = trained_by(2, kind, tmp_path)
+    first, second = (load_file(trained_by_two / f"{kind}-{n}.safetensors") for n in range(2))
     assert first.keys() == alone.keys()
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.pipelines.pixel_head import PIPELINE, PixelHeadFitted
+from models.pipelines.pixel_head import PIPELINE, PixelHeadFitted, PixelHeads
 from models.saving import TRAINING_ONLY
+from tests.models.clicked_spots import MOSS, RUST, SAMPLES, Clicked, fit, picture
 from tests.models.surfaces import same
-from tests.models.test_pixel_head_pipeline import METHOD, MOSS, RUST, SAMPLES, Clicked, fit, picture
+
+METHOD = PixelHeads(steps=20, warm_steps=10)
 
 
 def test_a_slim_pixel_head_proposes_the_same_and_can_be_trained_on(
     encoder_weights: str, tmp_path: Path
 ) -> None:
-    whole: PixelHeadFitted = fit(encoder_weights, specs=(RUST, MOSS))
+    whole: PixelHeadFitted = fit(encoder_weights, method=METHOD, specs=(RUST, MOSS))
     whole.save(tmp_path)
     bytes_before = sum(path.stat().st_size for path in tmp_path.iterdir())
     for name in TRAINING_ONLY:

@@ -20,6 +20,7 @@ from backend.simulation.options import CONTROL, contenders
 from backend.steps import projects
 from backend.store import annotations, learning, proposals, tasks, versions
 from backend.wiring import Services, build
+from tests.migrated import new_store
 from tests.steps.conftest import CONFIG
 
 SUNDAY = datetime(2026, 11, 15, 9, tzinfo=timezone.utc)
@@ -30,6 +31,7 @@ HOUR = timedelta(hours=1)
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     """Tasks 1 to 6 on Sunday; v1 finds the larger ones more doubtful."""
+    new_store(tmp_path)
     real = build(Settings.from_env({"DATA_DIR": str(tmp_path)}))
     found = replace(real, clock=lambda: MONDAY + 10 * HOUR)
     projects.adopt(found, 1, CONFIG, title="bridge")

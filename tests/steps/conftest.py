@@ -21,6 +21,7 @@ from backend.steps import backlog, projects
 from backend.store import tasks, versions
 from backend.wiring import Services, build
 from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, Region, TaskProposal
+from tests.migrated import new_store
 from tests.steps.fake_label_studio import FakeLabelStudio
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -111,6 +112,7 @@ def server() -> FakeLabelStudio:
 
 @pytest.fixture
 def services(tmp_path: Path, server: FakeLabelStudio) -> Iterator[Services]:
+    new_store(tmp_path)
     real = build(Settings.from_env({"DATA_DIR": str(tmp_path)}))
     client = LabelStudio("http://ls.test", "0" * 40, transport=server.transport())
     played: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from backend.errors import LabelStudioDown, UnknownThing
+from backend.labelstudio import session
 from backend.labelstudio.client import LabelStudio
 from backend.settings import Settings
 from backend.steps import decide, intake, projects, reconcile, status, tick
@@ -18,6 +19,7 @@ from backend.steps.reconcile import Found
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, learning, reconciling, tasks
 from backend.wiring import Services, build
+from tests.migrated import new_store
 from tests.steps.conftest import CONFIG, NOW, PlayedQueues
 from tests.steps.played_label_studio import PlayedLabelStudio, click, handle_all
 
@@ -52,8 +54,10 @@ def clock() -> Clock:
 
 @pytest.fixture
 def services(tmp_path: Path, played: PlayedLabelStudio, clock: Clock) -> Iterator[Services]:
+    new_store(tmp_path)
     real = build(Settings.from_env({"DATA_DIR": str(tmp_path)}))
-    client = LabelStudio("http://ls.test", "0" * 40, transport=played.transport())
+    hasty = session.Clock(pause=lambda _: None)  # tries again at once
+    client = LabelStudio("http://ls.test", "0" * 40, transport=played.transport(), clock=hasty)
     doubles: dict[str, Any] = {"labelstudio": client, "queues": PlayedQueues(), "clock": clock}
     yield replace(real, **doubles)
     client.close()

@@ -24,13 +24,16 @@ from backend.store import Store, engines, inbox, projects, schema, statements
 from tests.postgresql_server import PostgresqlServer
 from tests.store.examples import NOON, PROJECT
 
-SPAWN = multiprocessing.get_context("spawn")
+SERVER = multiprocessing.get_context("forkserver")  # new processes that have imported all
+SERVER.set_forkserver_preload([__name__])
 
 
 def run_at_once(target: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
     """Start one process per tuple, let them begin together, and require that none fails."""
-    barrier = SPAWN.Barrier(len(arguments), timeout=60)
-    started = [SPAWN.Process(target=target, args=(barrier, *one), daemon=True) for one in arguments]
+    barrier = SERVER.Barrier(len(arguments), timeout=60)
+    started = [
+        SERVER.Process(target=target, args=(barrier, *one), daemon=True) for one in arguments
+    ]
     for process in started:
         process.start()
     for process in started:
@@ -62,8 +65,8 @@ def count_up(barrier: Any, url: str) -> None:
                 projects.update(tx, 7, order_wanted=project.order_wanted + 1)
 
 
-def test_migrations_from_nothing_give_exactly_the_tables_of_the_schema(empty: Store) -> None:
-    with empty.reading() as tx:
+def test_migrations_from_nothing_give_exactly_the_tables_of_the_schema(url: str) -> None:
+    with closing(Store.open(url)) as store, store.reading() as tx:
         options = {"compare_type": True}
         assert compare_metadata(MigrationContext.configure(tx, opts=options), schema.metadata) == []
         assert inspect(tx).get_table_names()
@@ -86,9 +89,9 @@ def test_two_processes_write_200_events_each_and_none_is_lost(url: str) -> None:
 
 
 def test_two_processes_that_read_before_they_write_neither_block_nor_overwrite(
-    store: Store, url: str
+    store: Store, migrated_url: str
 ) -> None:
-    run_at_once(count_up, (url,), (url,))
+    run_at_once(count_up, (migrated_url,), (migrated_url,))
     with store.reading() as tx:
         project = projects.get(tx, 7)
     assert project is not None

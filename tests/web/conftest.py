@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from backend.settings import Settings
 from backend.web.app import create_app
 from backend.wiring import Services, build
+from tests.migrated import new_store
 
 AUTH = ("ann", "secret-word")
 WEBHOOK = {"X-Labelclimb-Secret": "webhook-word"}
@@ -22,6 +23,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
+    new_store(tmp_path)
     built = build(
         Settings.from_env(
             {
