@@ -148,7 +148,7 @@ def predict(project: ProjectOption) -> None:
 @app.command()
 def train(project: ProjectOption) -> None:
     """Ask for a training now."""
-    from backend.steps import intake
+    from backend.steps.listening import intake
 
     intake.request_training(open_services(), project)
     console.print("asked; `labelclimb status` says what comes of it")
@@ -193,7 +193,7 @@ def status(
 def reconcile(project: ProjectOption) -> None:
     """Compare a project with Label Studio now, all of it, and take in what never arrived."""
     from backend.steps import projects
-    from backend.steps.reconcile import reconcile as reconcile_project
+    from backend.steps.listening.reconcile import reconcile as reconcile_project
 
     services = open_services()
     projects.require(services, project)
@@ -211,8 +211,8 @@ def events(
     ] = None,
 ) -> None:
     """List the events that could not be handled, with the reason; or have them tried again."""
-    from backend.steps import intake
     from backend.steps import status as status_step
+    from backend.steps.listening import intake
 
     services = open_services()
     dead = status_step.events_of(services, "dead", limit=10_000)
@@ -242,7 +242,7 @@ def agreement(
     first: Annotated[int, typer.Option(min=1, help="how many pairs to show")] = 20,
 ) -> None:
     """Show how alike the masks of several annotators are, the least alike first."""
-    from backend.steps import taught
+    from backend.steps.training import taught
 
     table = Table("task", "class", "annotations", "IoU")
     for pair in taught.agreements(open_services(), project)[:first]:

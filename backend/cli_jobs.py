@@ -52,7 +52,7 @@ def cancel(
     job: Annotated[str, typer.Argument(help="a job's id; `labelclimb jobs` lists them")],
 ) -> None:
     """Stop a training that waits or works; nothing of it is kept, its memory is free at once."""
-    from backend.steps import training_job
+    from backend.steps.training import training_job
 
     training_job.cancel(open_services(), job)
     console.print(f"{escape(job)} is cancelled; `labelclimb train` begins it again")

@@ -27,7 +27,8 @@ def rank(
     ] = None,
 ) -> None:
     """Show the queue with its reasons, or choose another strategy, which orders it anew."""
-    from backend.steps import order, projects, status
+    from backend.steps import projects, status
+    from backend.steps.proposing import order
 
     services = open_services()
     if weighting is not None:
@@ -90,7 +91,7 @@ def budget(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Choose the tasks that teach the most within so much human time, with a forecast."""
-    from backend.steps import order
+    from backend.steps.proposing import order
 
     found = order.plan(open_services(), project, annotators=annotators, minutes=minutes)
     if as_json:
@@ -105,7 +106,7 @@ def review(
     first: Annotated[int, typer.Option(min=1, help="how many tasks to show")] = 20,
 ) -> None:
     """Show finished tasks whose annotation the model contradicts, the worst first."""
-    from backend.steps import order
+    from backend.steps.proposing import order
 
     table = Table("task", "suspicion", "why")
     for one in order.review(open_services(), project)[:first]:

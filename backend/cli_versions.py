@@ -25,8 +25,8 @@ def versions(
 
     The figures are those of the validation tasks, of the champion then and of the version.
     """
-    from backend.steps import prune as prune_step
     from backend.steps import status as status_step
+    from backend.steps.training import prune as prune_step
 
     if prune:
         done = prune_step.prune(open_services(), project, keep)

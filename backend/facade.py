@@ -11,8 +11,8 @@ from typing import Any
 
 from backend.errors import InvalidPayload
 from backend.records import Project
-from backend.steps import predict as predict_step
 from backend.steps import projects
+from backend.steps.proposing import predict as predict_step
 from backend.store import projects as project_rows
 from backend.wiring import Services
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from backend import jobs
-from backend.steps import together
+from backend.steps.training import together
 
 if __name__ == "__main__":
     together.follow(jobs.services(), Path(sys.argv[1]), int(sys.argv[2]))

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from backend import priority
 from backend.settings import Settings
-from backend.steps import intake
+from backend.steps.listening import intake
 from backend.steps.queues import PUBLISH
 from backend.store import jobs
 from backend.wiring import Services, build
@@ -26,21 +26,21 @@ def handle_event(event_id: int) -> None:
 
 def publish(project: int) -> None:
     """Have a project's open tasks predicted, or show what is complete."""
-    from backend.steps.publish import publish as publish_step
+    from backend.steps.proposing.publish import publish as publish_step
 
     publish_step(services(), project)
 
 
 def predict_block(project: int, number: int, tasks: list[int]) -> None:
     """Predict a block of open tasks with a version, as far as the time allows."""
-    from backend.steps.backlog import predict_block as predict_step
+    from backend.steps.proposing.backlog import predict_block as predict_step
 
     predict_step(services(), project, number, tasks)
 
 
 def propose(project: int, number: int, tasks: list[int]) -> None:
     """Predict single tasks with a version, before everything else."""
-    from backend.steps.propose import propose_ids
+    from backend.steps.proposing.propose import propose_ids
 
     with priority.hurried(PUBLISH):
         propose_ids(services(), project, number, tasks)
@@ -48,7 +48,7 @@ def propose(project: int, number: int, tasks: list[int]) -> None:
 
 def see(project: int, number: int, task: int, iterations: int | None) -> None:
     """Look at a task with a version, so that a person's click can be answered."""
-    from backend.steps.seeing import see as see_step
+    from backend.steps.proposing.seeing import see as see_step
 
     with priority.hurried(PUBLISH):
         see_step(services(), project, number, task, iterations)
@@ -56,7 +56,7 @@ def see(project: int, number: int, task: int, iterations: int | None) -> None:
 
 def train(project: int, snapshot: str) -> None:
     """Train and judge one version; its fate can be watched in the store."""
-    from backend.steps.training_run import run
+    from backend.steps.training.training_run import run
 
     run(services(), project, snapshot)
 
@@ -67,7 +67,7 @@ def mark_failed(job_id: str, reason: str) -> None:
     with own.store.reading() as tx:
         job = jobs.get(tx, job_id)
     if job is not None and job.kind == "train":
-        from backend.steps.training_job import failed
+        from backend.steps.training.training_job import failed
 
         failed(own, job, reason)
 
@@ -78,6 +78,6 @@ def mark_killed(job_id: str, reason: str) -> None:
     with own.store.reading() as tx:
         job = jobs.get(tx, job_id)
     if job is not None:
-        from backend.steps.training_job import killed
+        from backend.steps.training.training_job import killed
 
         killed(own, job, reason)

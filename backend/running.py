@@ -20,7 +20,8 @@ from backend.errors import QueueError, SettingsError
 from backend.health import local_url
 from backend.queueing import Queues, embedded_server
 from backend.settings import Settings
-from backend.steps import seeing, tick
+from backend.steps import tick
+from backend.steps.proposing import seeing
 from backend.steps.queues import EVENTS, PUBLISH, TRAIN
 from backend.supervisor import Child, Supervisor, answers
 from backend.web.app import create_app

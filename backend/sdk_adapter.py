@@ -14,7 +14,7 @@ from typing import Any
 from backend import facade, jobs
 from backend.credentials import Credentials
 from backend.errors import SettingsError
-from backend.steps import intake
+from backend.steps.listening import intake
 from backend.steps.projects import UNTRAINED
 from backend.web_names import SECRET_HEADER
 from backend.wiring import Services

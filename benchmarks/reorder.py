@@ -35,7 +35,8 @@ from backend.labelstudio import config as labels  # noqa: E402
 from backend.labelstudio import events, rle  # noqa: E402
 from backend.records import Project, ProposedRegion, TaskEvidence, Version  # noqa: E402
 from backend.settings import Settings  # noqa: E402
-from backend.steps import order, projects, publish  # noqa: E402
+from backend.steps import projects  # noqa: E402
+from backend.steps.proposing import order, publish  # noqa: E402
 from backend.store import proposals, tasks, versions  # noqa: E402
 from backend.wiring import Services, build, utc_now  # noqa: E402
 from tests.e2e import label_studio_server, product  # noqa: E402

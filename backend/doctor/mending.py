@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from backend.doctor.case import Case, Finding, Mend
 from backend.errors import LabelclimbError
 from backend.records import InboxEvent
-from backend.steps import connect, intake, projects, publish, queues, reconcile
+from backend.steps import connect, projects, queues
+from backend.steps.listening import intake, reconcile
+from backend.steps.proposing import publish
 from backend.store import inbox, proposals, publishing, tasks
 from backend.wiring import Services
 

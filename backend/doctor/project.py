@@ -12,7 +12,7 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio.images import ImageStore
 from backend.records import Job, Task
 from backend.steps import connect, decide, status
-from backend.steps.publish import SAMPLING
+from backend.steps.proposing.publish import SAMPLING
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, projects, publishing, tasks
 from models.base import Image

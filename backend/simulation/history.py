@@ -13,7 +13,9 @@ from sqlalchemy import Connection
 from backend.errors import SettingsError
 from backend.loop.edit_time import seconds_by_annotation, usable_s
 from backend.records import Interaction, TaskEvidence
-from backend.steps import order, projects, taught
+from backend.steps import projects
+from backend.steps.proposing import order
+from backend.steps.training import taught
 from backend.store import annotations as annotation_rows
 from backend.store import learning, proposals, reigns, tasks, versions
 from backend.wiring import Services

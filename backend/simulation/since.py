@@ -20,7 +20,9 @@ from backend.simulation.costs import Cost
 from backend.simulation.history import Finished, History
 from backend.simulation.options import Contender
 from backend.simulation.results import Run
-from backend.steps import order, projects, taught
+from backend.steps import projects
+from backend.steps.proposing import order
+from backend.steps.training import taught
 from backend.wiring import Services
 from strategies import simulate
 from strategies.simulate import Done, Round

@@ -20,7 +20,7 @@ from backend.simulation.costs import Cost
 from backend.simulation.labels import PROJECT, Shown, Taught
 from backend.simulation.options import CONTROL, Contender
 from backend.simulation.scenes import Scenes
-from backend.steps.propose import task_evidence
+from backend.steps.proposing.propose import task_evidence
 from models import metrics
 from models.base import ClassSpec, Fitted, Mask, Pipeline, Profile, Sample
 from models.learning.training import TrainingDiverged

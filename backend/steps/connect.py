@@ -14,8 +14,9 @@ from typing import Any
 
 from backend.errors import LabelStudioError
 from backend.records import Project
-from backend.steps import projects, queues, reconcile
-from backend.steps.publish import SAMPLING
+from backend.steps import projects, queues
+from backend.steps.listening import reconcile
+from backend.steps.proposing.publish import SAMPLING
 from backend.web_names import SECRET_HEADER
 from backend.wiring import Services
 

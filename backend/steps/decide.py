@@ -8,7 +8,8 @@ from typing import Any
 from backend.loop import policy, schedule
 from backend.records import Project
 from backend.steps import projects as project_steps
-from backend.steps import queues, taught
+from backend.steps import queues
+from backend.steps.training import taught
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, projects, publishing, tasks
 from backend.wiring import Services

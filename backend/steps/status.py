@@ -13,7 +13,9 @@ from sqlalchemy import Connection
 from backend.errors import InvalidPayload
 from backend.loop.ranking import Ranking
 from backend.records import InboxEvent, Job, RollbackChoice, Task, Version, Weighting
-from backend.steps import decide, order, projects, watch
+from backend.steps import decide, projects
+from backend.steps.proposing import order
+from backend.steps.training import watch
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, jobs, learning, publishing, reconciling, reigns, tasks, versions
 from backend.store import projects as project_rows

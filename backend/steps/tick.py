@@ -7,7 +7,9 @@ from datetime import timedelta
 import structlog
 
 from backend.errors import LabelclimbError, QueueError
-from backend.steps import decide, queues, reconcile, training_job, watch
+from backend.steps import decide, queues
+from backend.steps.listening import reconcile
+from backend.steps.training import training_job, watch
 from backend.store import inbox, jobs, projects, reconciling
 from backend.wiring import Services
 

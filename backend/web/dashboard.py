@@ -20,7 +20,10 @@ from pydantic import ValidationError
 from backend.errors import InvalidPayload, UnknownThing
 from backend.loop.budget import Plan
 from backend.records import RollbackChoice, Weighting
-from backend.steps import decide, intake, order, projects, status, training_job
+from backend.steps import decide, projects, status
+from backend.steps.listening import intake
+from backend.steps.proposing import order
+from backend.steps.training import training_job
 from backend.store.jobs import ENDED
 from backend.web import forms
 from backend.web.access import services_of

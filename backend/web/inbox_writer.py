@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from backend.steps import intake
+from backend.steps.listening import intake
 from backend.wiring import Services
 
 MOST_EVENTS, MOST_BYTES = 64, 8_000_000  # of one commit; a larger event is committed alone

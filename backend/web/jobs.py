@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 
 from backend.records import Job
-from backend.steps import projects, status, training_job
+from backend.steps import projects, status
+from backend.steps.training import training_job
 from backend.web.access import services_of
 from backend.web.bodies import MOST
 

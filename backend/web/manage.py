@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 import strategies.base
 from backend.records import InboxEvent, Project, RollbackChoice, Version, Weighting
 from backend.settings_parts import LONGEST_WAIT_S
-from backend.steps import decide, intake, order, projects, reconcile, status
+from backend.steps import decide, projects, status
+from backend.steps.listening import intake, reconcile
+from backend.steps.proposing import order
 from backend.web.access import services_of
 from backend.web.bodies import MOST
 

@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from backend.errors import QueueError
-from backend.steps import watch
+from backend.steps.training import watch
 from backend.store import inbox, projects, reigns
 from backend.web.access import services_of
 from backend.wiring import Services

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from backend import facade
 from backend.facade import project_id
 from backend.labelstudio import config as label_config
-from backend.steps import copying, intake, projects, queues
+from backend.steps import copying, projects, queues
+from backend.steps.listening import intake
 from backend.web.access import services_of
 from backend.web.inbox_writer import InboxWriter
 

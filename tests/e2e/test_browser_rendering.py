@@ -15,7 +15,7 @@ from playwright.sync_api import Page
 
 from backend.labelstudio import config, image_choices, results, rle
 from backend.records import ProposedRegion
-from backend.steps import publish
+from backend.steps.proposing import publish
 from tests.e2e import browser, label_studio_server
 from tests.e2e.browser import Mask
 from tests.e2e.label_studio_server import LabelStudioServer

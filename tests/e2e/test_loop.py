@@ -16,7 +16,8 @@ from playwright.sync_api import Page
 from backend.demo import annotator, project, surfaces
 from backend.labelstudio import rle
 from backend.records import Interaction
-from backend.steps import connect, decide, projects, reconcile, status
+from backend.steps import connect, decide, projects, status
+from backend.steps.listening import reconcile
 from backend.store import inbox, learning, proposals, versions
 from backend.store import projects as project_rows
 from models.base import Mask

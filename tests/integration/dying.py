@@ -9,7 +9,7 @@ from typing import Any
 
 from backend import running
 from backend.settings import Settings
-from backend.steps import intake
+from backend.steps.listening import intake
 
 
 def die_after_commit() -> None:

@@ -25,7 +25,8 @@ from backend.errors import QueueError
 from backend.labelstudio import rle
 from backend.records import ProposedRegion, Task, TaskEvidence, Version
 from backend.settings import Settings
-from backend.steps import decide, intake, projects, queues
+from backend.steps import decide, projects, queues
+from backend.steps.listening import intake
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, learning, proposals, tasks, versions
 from backend.supervisor import free_port

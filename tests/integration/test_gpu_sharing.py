@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from backend.records import Annotation, Job, JobState, Task, WeakLabel
-from backend.steps import decide, projects, tick, training_job
+from backend.steps import decide, projects, tick
+from backend.steps.training import training_job
 from backend.store import annotations, jobs, learning, tasks
 from backend.store import projects as project_rows
 from backend.wiring import Services

@@ -22,7 +22,8 @@ import pytest
 from backend import queueing
 from backend.records import Annotation, Job, Task, WeakLabel
 from backend.settings import Settings
-from backend.steps import decide, intake, projects, tick
+from backend.steps import decide, projects, tick
+from backend.steps.listening import intake
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, jobs, learning, tasks, versions
 from backend.store import projects as project_rows

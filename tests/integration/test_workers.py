@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from backend.records import Annotation, Job, Task, Version, WeakLabel
-from backend.steps import decide, projects, queues, training_job
+from backend.steps import decide, projects, queues
+from backend.steps.training import training_job
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, tasks, versions
 from backend.store import projects as project_rows

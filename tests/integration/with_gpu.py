@@ -6,7 +6,7 @@ import sys
 
 import models.base
 from backend import running
-from backend.steps import fitting
+from backend.steps.training import fitting
 from tests.integration import working
 
 GPU = "gpu-0"

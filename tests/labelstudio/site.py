@@ -22,7 +22,9 @@ from backend.queueing import embedded_server
 from backend.records import Version
 from backend.running import redis_answers
 from backend.settings import Settings
-from backend.steps import backlog, connect, intake, projects, propose, publish
+from backend.steps import connect, projects
+from backend.steps.listening import intake
+from backend.steps.proposing import backlog, propose, publish
 from backend.store import inbox, versions
 from backend.supervisor import answers, free_port
 from backend.web.app import create_app

@@ -11,7 +11,7 @@ import pytest
 from backend.labelstudio.client import LabelStudio
 from backend.loop.ranking import Known, Ranking, rank
 from backend.settings import Settings
-from backend.steps import clusters
+from backend.steps.proposing import clusters
 from backend.wiring import Services, build
 from tests.e2e.label_studio_server import LabelStudioServer, checked
 from tests.labelstudio import payloads

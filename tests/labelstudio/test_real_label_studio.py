@@ -18,7 +18,7 @@ from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.image_choices import Said
 from backend.labelstudio.images import ImageStore
 from backend.records import ProposedRegion
-from backend.steps import publish
+from backend.steps.proposing import publish
 from tests.labelstudio import payloads
 
 pytestmark = pytest.mark.e2e

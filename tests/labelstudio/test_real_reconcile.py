@@ -15,8 +15,9 @@ import pytest
 
 from backend.errors import UnknownThing
 from backend.settings import Settings
-from backend.steps import projects, reconcile
-from backend.steps.reconcile import Found
+from backend.steps import projects
+from backend.steps.listening import reconcile
+from backend.steps.listening.reconcile import Found
 from backend.store import annotations as annotation_rows
 from backend.store import tasks
 from backend.wiring import Services, build

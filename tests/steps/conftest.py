@@ -17,7 +17,8 @@ from backend.labelstudio.client import LabelStudio
 from backend.leases import Lease
 from backend.records import Task, Version
 from backend.settings import Settings
-from backend.steps import backlog, projects
+from backend.steps import projects
+from backend.steps.proposing import backlog
 from backend.store import tasks, versions
 from backend.wiring import Services, build
 from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, Region, TaskProposal

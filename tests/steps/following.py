@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from backend.settings import Settings
-from backend.steps import together
+from backend.steps.training import together
 from backend.wiring import build
 from models.base import Image
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from backend.steps import intake
+from backend.steps.listening import intake
 from backend.store import inbox
 from backend.wiring import Services
 from tests.steps.conftest import CONFIG, NOW

@@ -11,7 +11,7 @@ import pytest
 
 from backend.records import Task
 from backend.residents import Residents
-from backend.steps import backlog
+from backend.steps.proposing import backlog
 from backend.store import proposals, tasks
 from backend.wiring import Services
 from models.base import ClassSpec, Image, TaskProposal

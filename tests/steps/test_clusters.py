@@ -8,8 +8,9 @@ import pytest
 
 from backend.labelstudio.client import LabelStudio
 from backend.loop.ordering import spreading
-from backend.steps import clusters, projects
-from backend.steps.publish import publish
+from backend.steps import projects
+from backend.steps.proposing import clusters
+from backend.steps.proposing.publish import publish
 from backend.wiring import Services
 from tests.steps.conftest import TASKS
 from tests.steps.fake_label_studio import FakeLabelStudio

@@ -11,7 +11,7 @@ from backend.errors import JobOver, UnknownThing
 from backend.records import Version
 from backend.steps import projects
 from backend.steps.copying import copy_champion
-from backend.steps.prune import prune
+from backend.steps.training.prune import prune
 from backend.store import unrecorded, versions
 from backend.wiring import Services
 from tests.steps.conftest import CONFIG, NOW

@@ -15,9 +15,9 @@ import torch
 import models.base
 from backend import cli_jobs, residents
 from backend.records import Job, Version
-from backend.steps import fitting, progress, training_job
 from backend.steps import projects as project_steps
-from backend.steps.judging import Unsaved
+from backend.steps.training import fitting, progress, training_job
+from backend.steps.training.judging import Unsaved
 from backend.store import versions
 from backend.web import dashboard
 from backend.wiring import Services

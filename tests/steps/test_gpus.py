@@ -16,9 +16,10 @@ from backend import cli_jobs
 from backend.errors import LockHeld, QueueError
 from backend.leases import Lease
 from backend.records import Job
-from backend.steps import decide, fitting, tick, training_job
-from backend.steps.progress import Watch
-from backend.steps.training_job import AGAIN_AFTER, ELSEWHERE_AFTER
+from backend.steps import decide, tick
+from backend.steps.training import fitting, training_job
+from backend.steps.training.progress import Watch
+from backend.steps.training.training_job import AGAIN_AFTER, ELSEWHERE_AFTER
 from backend.store import jobs, projects
 from backend.wiring import Services
 from tests.steps.conftest import NOW, PlayedQueues

@@ -16,8 +16,9 @@ import pytest
 from backend.errors import InvalidPayload, UnknownThing
 from backend.labelstudio import rle
 from backend.records import WeakLabel
-from backend.steps import decide, intake, learn, projects, status
-from backend.steps.publish import publish
+from backend.steps import decide, projects, status
+from backend.steps.listening import intake, learn
+from backend.steps.proposing.publish import publish
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, jobs, learning, proposals, tasks
 from backend.store import projects as project_rows

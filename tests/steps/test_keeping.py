@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import InvalidPayload
-from backend.steps import intake
+from backend.steps.listening import intake
 from backend.store import inbox, reconciling
 from backend.wiring import Services
 from tests.labelstudio import payloads

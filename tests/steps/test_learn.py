@@ -17,7 +17,7 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio import results, rle
 from backend.labelstudio.config import LabelConfig
 from backend.records import Annotation, Interaction, ProposedRegion
-from backend.steps import learn
+from backend.steps.listening import learn
 from models.base import Mask
 from tests.labelstudio import payloads
 from tests.steps.conftest import NOW

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from backend import cli, cli_order
 from backend.errors import InvalidPayload, UnknownThing
 from backend.records import Annotation, Interaction, Project, Version
-from backend.steps import order, projects, status
-from backend.steps.publish import publish
+from backend.steps import projects, status
+from backend.steps.proposing import order
+from backend.steps.proposing.publish import publish
 from backend.store import annotations, learning, versions
 from backend.store import projects as rows
 from backend.wiring import Services

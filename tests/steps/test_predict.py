@@ -9,8 +9,9 @@ import pytest
 
 from backend.errors import QueueError
 from backend.records import Task
-from backend.steps import predict, projects, queues
-from backend.steps.propose import propose_ids
+from backend.steps import projects, queues
+from backend.steps.proposing import predict
+from backend.steps.proposing.propose import propose_ids
 from backend.store import publishing, tasks
 from backend.wiring import Services
 from tests.steps.conftest import BROKEN, NOW, TASKS

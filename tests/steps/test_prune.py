@@ -9,7 +9,7 @@ import pytest
 from backend.errors import CorruptVersion, JobOver, UnknownThing
 from backend.records import Annotation, Interaction, Job, JobState, Version
 from backend.steps import projects
-from backend.steps.prune import prune
+from backend.steps.training.prune import prune
 from backend.store import annotations, jobs, learning, unrecorded, versions
 from backend.store import projects as project_rows
 from backend.wiring import Services

@@ -13,8 +13,10 @@ import pytest
 from backend.errors import LabelStudioError
 from backend.labelstudio import config, results, rle
 from backend.records import Task
-from backend.steps import decide, projects, propose, reconcile, status
-from backend.steps.publish import publish
+from backend.steps import decide, projects, status
+from backend.steps.listening import reconcile
+from backend.steps.proposing import propose
+from backend.steps.proposing.publish import publish
 from backend.store import proposals, schema, tasks
 from backend.wiring import Services
 from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, Region, TaskProposal

@@ -14,8 +14,9 @@ from backend.errors import LabelStudioDown, UnknownThing
 from backend.labelstudio import session
 from backend.labelstudio.client import LabelStudio
 from backend.settings import Settings
-from backend.steps import decide, intake, projects, reconcile, status, tick
-from backend.steps.reconcile import Found
+from backend.steps import decide, projects, status, tick
+from backend.steps.listening import intake, reconcile
+from backend.steps.listening.reconcile import Found
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, learning, reconciling, tasks
 from backend.wiring import Services, build

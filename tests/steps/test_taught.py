@@ -15,9 +15,10 @@ import pytest
 from backend.labelstudio import rle
 from backend.records import VerifiedMask
 from backend.settings import Settings
-from backend.steps import intake, taught, train
-from backend.steps.publish import publish
-from backend.steps.taught import Taught
+from backend.steps.listening import intake
+from backend.steps.proposing.publish import publish
+from backend.steps.training import taught, train
+from backend.steps.training.taught import Taught
 from backend.store import annotations as annotation_rows
 from backend.store import learning
 from backend.wiring import Services

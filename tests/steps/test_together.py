@@ -14,7 +14,7 @@ import torch
 from backend.errors import SettingsError
 from backend.records import Task
 from backend.settings import Settings
-from backend.steps import fitting, together
+from backend.steps.training import fitting, together
 from backend.store import tasks
 from backend.wiring import Services
 from models.base import ClassSpec, Fitted, Mask, Profile, Sample, WeakPoint

@@ -16,7 +16,7 @@ from backend.loop import gate
 from backend.records import Annotation, Task, VerifiedMask, Version, WeakLabel
 from backend.residents import Residents
 from backend.steps import projects as project_steps
-from backend.steps import train
+from backend.steps.training import train
 from backend.store import annotations as annotation_rows
 from backend.store import learning, tasks, versions
 from backend.store import projects as project_rows

@@ -16,8 +16,10 @@ import torch
 import models.base
 from backend.errors import JobOver, StorageError
 from backend.records import Annotation, Job, WeakLabel
-from backend.steps import decide, intake, queues, tick, train, training_job, training_run
-from backend.steps.training_job import AGAIN_AFTER
+from backend.steps import decide, queues, tick
+from backend.steps.listening import intake
+from backend.steps.training import train, training_job, training_run
+from backend.steps.training.training_job import AGAIN_AFTER
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, projects, versions
 from backend.wiring import Services

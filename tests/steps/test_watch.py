@@ -22,7 +22,9 @@ from backend.records import (
     VersionState,
     WeakLabel,
 )
-from backend.steps import decide, projects, prune, publish, status, watch
+from backend.steps import decide, projects, status
+from backend.steps.proposing import publish
+from backend.steps.training import prune, watch
 from backend.store import annotations, learning, reigns, tasks, versions
 from backend.store import projects as project_rows
 from backend.web.metrics import StoreCollector

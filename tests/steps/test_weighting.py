@@ -16,7 +16,8 @@ from backend import cli, cli_order
 from backend.errors import InvalidPayload
 from backend.loop import gate
 from backend.records import Annotation, Interaction, TaskEvidence, WeakLabel
-from backend.steps import projects, status, train, weighting
+from backend.steps import projects, status
+from backend.steps.training import train, weighting
 from backend.store import annotations, learning, proposals
 from backend.wiring import Services
 from models.learning import planning

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.steps import intake
+from backend.steps.listening import intake
 from backend.store import inbox, projects
 from backend.web import dashboard
 from backend.wiring import Services

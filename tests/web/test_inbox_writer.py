@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backend.errors import InvalidPayload
-from backend.steps import intake
+from backend.steps.listening import intake
 from backend.store import inbox
 from backend.web import inbox_writer
 from backend.web.inbox_writer import InboxWriter

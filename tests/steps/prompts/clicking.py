@@ -11,7 +11,8 @@ import numpy as np
 from backend.errors import ImageError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import results
-from backend.steps import predict, projects, seeing
+from backend.steps import projects
+from backend.steps.proposing import predict, seeing
 from backend.wiring import Services
 from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, TaskProposal
 from tests.steps.conftest import BROKEN

@@ -10,7 +10,9 @@ import pytest
 
 from backend.labelstudio import results
 from backend.records import Annotation
-from backend.steps import learn, predict, projects, queues, seeing
+from backend.steps import projects, queues
+from backend.steps.listening import learn
+from backend.steps.proposing import predict, seeing
 from backend.store import proposals
 from backend.wiring import Services
 from tests.steps.conftest import NOW

@@ -12,8 +12,9 @@ import pytest
 import models.base
 from backend.errors import CorruptVersion, QueueError
 from backend.records import Task
-from backend.steps import backlog, predict, projects, publish, queues, seeing
-from backend.steps.propose import propose_ids
+from backend.steps import projects, queues
+from backend.steps.proposing import backlog, predict, publish, seeing
+from backend.steps.proposing.propose import propose_ids
 from backend.store import proposals, publishing, tasks
 from backend.wiring import Services
 from tests.steps.conftest import BROKEN, NOW, TASKS

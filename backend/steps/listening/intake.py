@@ -18,7 +18,8 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio import events, fields
 from backend.labelstudio.config import LabelConfig
 from backend.records import Annotation, InboxEvent, Project, Task
-from backend.steps import decide, learn, projects, queues
+from backend.steps import decide, projects, queues
+from backend.steps.listening import learn
 from backend.store import annotations as annotation_rows
 from backend.store import graves, inbox, jobs, learning, reconciling, tasks
 from backend.store import projects as project_rows

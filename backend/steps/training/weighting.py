@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from backend.loop import difficulty
 from backend.records import Project
 from backend.settings import Settings
-from backend.steps import taught
+from backend.steps.training import taught
 from backend.store import proposals, tasks
 from models.base import Sample
 

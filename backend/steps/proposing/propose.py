@@ -16,7 +16,8 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.labelstudio.config import LabelConfig
 from backend.records import Project, ProposedRegion, Task, TaskEvidence
-from backend.steps import projects, seeing, shortage
+from backend.steps import projects
+from backend.steps.proposing import seeing, shortage
 from backend.store import proposals, tasks, versions
 from backend.wiring import Services
 from models.base import ClassProposal, Fitted, TaskProposal

@@ -14,15 +14,15 @@ import structlog
 import models.base
 from backend import residents
 from backend.loop import gate
-from backend.steps import shortage
-from backend.steps.progress import Watch
+from backend.steps.proposing import shortage
+from backend.steps.training.progress import Watch
 from backend.wiring import Services
 from models.base import ClassSpec, Fitted, Progress, Sample
 from models.memory import SHORTAGES, is_out_of_memory
 from models.pipelines.auto import AutoFitted, combine
 
 if TYPE_CHECKING:
-    from backend.steps.train import TrainingSet
+    from backend.steps.training.train import TrainingSet
 
 log = structlog.get_logger(__name__)
 

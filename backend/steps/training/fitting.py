@@ -11,8 +11,8 @@ import structlog
 import models.base
 from backend.errors import LockHeld, SettingsError
 from backend.loop import memory
-from backend.steps import shortage
-from backend.steps.progress import Watch
+from backend.steps.proposing import shortage
+from backend.steps.training.progress import Watch
 from backend.store import jobs
 from backend.wiring import Services
 from models.base import Fitted, Profile

@@ -19,9 +19,10 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.loop import gate, policy
 from backend.records import Project, Task, VerifiedMask, Version, WeakLabel
-from backend.steps import fitting, judging, queues, start, taught, together, weighting
 from backend.steps import projects as project_steps
-from backend.steps.progress import Watch
+from backend.steps import queues
+from backend.steps.training import fitting, judging, start, taught, together, weighting
+from backend.steps.training.progress import Watch
 from backend.store import annotations as annotation_rows
 from backend.store import projects, tasks, unrecorded, versions
 from backend.wiring import Services

@@ -19,7 +19,6 @@ from backend.labelstudio import image_choices, results
 from backend.labelstudio.config import LabelConfig
 from backend.loop.ranking import Ranking
 from backend.records import Project, ProposedRegion, Task
-from backend.steps import backlog, clusters, order
 from backend.steps.decide import (
     end_published,
     publication_due,
@@ -27,7 +26,8 @@ from backend.steps.decide import (
     version_number,
 )
 from backend.steps.projects import UNTRAINED, want_order
-from backend.steps.propose import problem_of
+from backend.steps.proposing import backlog, clusters, order
+from backend.steps.proposing.propose import problem_of
 from backend.store import projects, proposals, publishing, tasks
 from backend.wiring import Services
 

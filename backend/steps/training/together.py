@@ -22,7 +22,7 @@ from typing import Any
 import models.base
 from backend.errors import ChildFailed, UnknownThing
 from backend.labelstudio import rle
-from backend.steps.fitting import Fit, devices
+from backend.steps.training.fitting import Fit, devices
 from backend.store import tasks, versions
 from backend.wiring import Services
 from models.base import ClassSpec, Fitted, Mask, Profile, Sample, WeakPoint

@@ -8,7 +8,7 @@ import structlog
 
 from backend.errors import OutOfMemory
 from backend.records import Task
-from backend.steps import progress
+from backend.steps.training import progress
 from backend.wiring import Services
 from models.base import ClassSpec, Fitted, Image, TaskProposal
 from models.memory import SHORTAGES, is_out_of_memory, release

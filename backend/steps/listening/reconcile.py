@@ -14,7 +14,7 @@ from backend.labelstudio import events, fields
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.inventory import TaskInventory
 from backend.records import Project, Task
-from backend.steps import intake
+from backend.steps.listening import intake
 from backend.steps.projects import want_order
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, projects, publishing, reconciling, tasks

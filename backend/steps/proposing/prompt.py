@@ -21,7 +21,8 @@ from backend.labelstudio import prompts, results, rle
 from backend.labelstudio.config import LabelConfig
 from backend.labelstudio.prompts import Asked
 from backend.records import Project, ProposedRegion, Task
-from backend.steps import queues, seeing
+from backend.steps import queues
+from backend.steps.proposing import seeing
 from backend.store import suggestions, tasks, versions
 from backend.wiring import Services
 from models.base import Mask

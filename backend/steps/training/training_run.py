@@ -12,9 +12,10 @@ from backend.errors import (
     QueueError,
     StorageError,
 )
-from backend.steps import decide, prune, queues
-from backend.steps.train import train
-from backend.steps.training_job import give_up, put_off
+from backend.steps import decide, queues
+from backend.steps.training import prune
+from backend.steps.training.train import train
+from backend.steps.training.training_job import give_up, put_off
 from backend.store import jobs
 from backend.wiring import Services
 from models.learning.training import TrainingDiverged

@@ -16,7 +16,8 @@ from backend.loop.ordering import pooling, reviewing, trials
 from backend.loop.ordering.reviewing import Suspect
 from backend.loop.ranking import Known, Ranking
 from backend.records import Interaction, Project, StrategyChoice, TaskEvidence
-from backend.steps import projects, taught
+from backend.steps import projects
+from backend.steps.training import taught
 from backend.store import choices, proposals, tasks, versions
 from backend.wiring import Services
 from strategies.base import Options, Strategy

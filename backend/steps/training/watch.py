@@ -11,7 +11,7 @@ from backend.loop import watch as rule
 from backend.loop.watch import Watch
 from backend.records import Project, Reign
 from backend.steps import projects as project_steps
-from backend.steps import taught
+from backend.steps.training import taught
 from backend.store import learning, projects, reigns, tasks
 from backend.wiring import Services
 

@@ -13,10 +13,11 @@ from backend.errors import InvalidPayload, QueueError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import events, prompts
 from backend.records import Project, Task
-from backend.steps import prompt, queues, seeing
+from backend.steps import queues
 from backend.steps.decide import version_number
 from backend.steps.projects import shown_version
-from backend.steps.publish import prediction
+from backend.steps.proposing import prompt, seeing
+from backend.steps.proposing.publish import prediction
 from backend.store import proposals, publishing, tasks
 from backend.wiring import Services
 

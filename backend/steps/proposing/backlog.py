@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from backend.records import Project, Task
-from backend.steps import progress, queues
-from backend.steps.propose import is_blocked, propose
+from backend.steps import queues
+from backend.steps.proposing.propose import is_blocked, propose
+from backend.steps.training import progress
 from backend.store import projects, proposals, tasks
 from backend.wiring import Services
 

@@ -1,0 +1,1 @@
+"""From what annotators do to weak labels: events taken in, learnt from, reconciled."""

@@ -1,0 +1,1 @@
+"""From a version to proposals that annotators see: predict, rank, publish, answer clicks."""
