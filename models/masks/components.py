@@ -22,6 +22,16 @@ def label(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     return np.asarray(labels, dtype=np.int32), np.asarray(stats[1:], dtype=np.int32)
 
 
+def largest_first(boxes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Return the indices of parts (N, 5) as of `label`, the largest first.
+
+    Of equally large ones the upper comes first, then the left one: the order of labels says
+    nothing, as it changes when a mask is cut out of its image.
+    """
+    x, y, width, height, area = boxes.T
+    return np.asarray(np.lexsort((height, width, x, y, -area)), dtype=np.int64)
+
+
 def typical_width_px(masks: Iterable[Mask]) -> float | None:
     """Return how wide the defects of a class typically are; None when no mask shows any.
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import HeatMap, Mask, Region
-from models.masks.components import label
+from models.masks.components import label, largest_first
 
 FEATURES = ("mean heat", "max heat", "log area", "score")
 LEAST_REGIONS = 20  # proposed on verified masks; fewer teach nothing
@@ -69,7 +69,7 @@ def regions(mask: Mask, heat: HeatMap, score: float, confidence: Confidence) -> 
     if not len(boxes):
         return ()
     sure = confidence.of(_features(labels, boxes, heat, score))
-    order = np.argsort(-boxes[:, cv2.CC_STAT_AREA], kind="stable")
+    order = largest_first(boxes)
     found = zip(boxes[order].tolist(), sure[order].tolist(), strict=True)
     return tuple(
         Region(x, y, width, height, area, chance) for (x, y, width, height, area), chance in found

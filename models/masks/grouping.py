@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import ClassProposal, Mask
-from models.masks.components import label
+from models.masks.components import label, largest_first
 
 MOST_REGIONS = 8  # of a class on an image: more are tiresome to judge and slow to draw
 MOST_AT_ALL = 1000
@@ -88,7 +88,7 @@ def group(
     rows, columns = _box(mask)
     parts, boxes = label(mask[rows, columns])
     areas = boxes[:, cv2.CC_STAT_AREA].astype(np.int64)
-    sure = _by_part(areas, confidences, otherwise)
+    sure = _by_part(boxes, confidences, otherwise)
     together = _together(mask[rows, columns], parts, len(boxes), gap_px)
     number, sizes = _numbered(together, areas, most, min_area_px, rest)
     of_pixel = np.concatenate(([0], number)).astype(np.uint16)[parts]
@@ -122,13 +122,13 @@ def _box(mask: Mask) -> tuple[slice, slice]:
 
 
 def _by_part(
-    areas: _Ints, confidences: Sequence[float], otherwise: float
+    boxes: npt.NDArray[np.int32], confidences: Sequence[float], otherwise: float
 ) -> npt.NDArray[np.float64]:
     """Return (N,) the confidence of each part, in the order of the parts' labels."""
-    if len(confidences) != len(areas):
-        return np.full(len(areas), otherwise)
-    sure = np.empty(len(areas))
-    sure[np.argsort(-areas, kind="stable")] = confidences
+    if len(confidences) != len(boxes):
+        return np.full(len(boxes), otherwise)
+    sure = np.empty(len(boxes))
+    sure[largest_first(boxes)] = confidences
     return sure
 
 

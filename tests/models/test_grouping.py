@@ -112,6 +112,20 @@ def test_confidences_find_the_parts_that_they_were_made_for(mask):
     assert [g.confidence for g in found] == pytest.approx([heat[g.mask].max() for g in found])
 
 
+def test_equally_large_parts_keep_their_own_confidence_wherever_the_mask_begins():
+    mask = np.zeros((3, 3), bool)
+    mask[1, 2] = mask[2, 0] = True  # OpenCV numbers them in another order without the empty row
+    regions = confidence.regions(mask, mask * np.float32([0.1, 0.2, 0.3]), 1.0, Confidence())
+    assert [(region.y_px, region.confidence) for region in regions] == [
+        (1, pytest.approx(0.3)),
+        (2, pytest.approx(0.1)),
+    ]
+    proposal = ClassProposal("crack", mask, 0.9, None, regions)
+    found = grouping.of_proposal(proposal, min_area_px=0, gap_px=0)
+    sure = {bool(g.mask[1, 2]): g.confidence for g in found}
+    assert sure == {True: pytest.approx(0.3), False: pytest.approx(0.1)}
+
+
 def test_without_parts_a_region_is_as_sure_as_its_class():
     (only,) = grouping.of_proposal(ClassProposal("crack", bars((1, 1, 9, 9)), 0.6))
     assert only.confidence == 0.6
