@@ -127,7 +127,7 @@ def choose_start(state: StartState) -> Start:
 
     Fresh when classes or encoder have changed, and for each FRESH_EVERY-th version. However many
     labels have come since: a third of the steps from the champion was measured to learn 16 times as
-    many no worse than a fresh start (benchmarks/README.md, `retrain.py`).
+    many no worse than a fresh start (benchmarks/warm_start.py).
     """
     if state.champion_classes is None:
         return Start(False, "there is no version to start from")

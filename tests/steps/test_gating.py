@@ -28,7 +28,7 @@ from models.pipelines.auto import AutoFitted, Part
 from tests.models.small_network import small_network
 from tests.steps.conftest import NOW
 from tests.steps.test_train import KEPT, Drawn, taught
-from tests.steps.test_training_job import (
+from tests.steps.training_jobs import (
     Fit,
     begun,
     clock,

@@ -24,8 +24,8 @@ from backend.store import jobs, projects
 from backend.wiring import Services
 from tests.steps.conftest import NOW, PlayedQueues
 from tests.steps.test_train import taught
-from tests.steps.test_training_job import Clock, Fit, begun, clock, look, pipeline, work
-from tests.steps.test_training_job import services as services_of_jobs
+from tests.steps.training_jobs import Clock, Fit, begun, clock, look, pipeline, work
+from tests.steps.training_jobs import services as services_of_jobs
 
 __all__ = ["clock", "pipeline", "services_of_jobs", "taught"]  # fixtures
 

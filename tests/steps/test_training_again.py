@@ -1,0 +1,159 @@
+"""When a training is tried again: after what is nobody's fault, and never on the same labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.errors import StorageError
+from backend.records import WeakLabel
+from backend.steps import decide, queues, tick
+from backend.steps.training import training_job
+from backend.steps.training.training_job import AGAIN_AFTER
+from backend.store import learning, projects
+from backend.wiring import Services
+from models.base import Profile, Progress, Report
+from tests.steps.conftest import NOW
+from tests.steps.test_train import taught
+from tests.steps.training_jobs import (
+    Clock,
+    Fit,
+    begun,
+    clock,
+    current,
+    kept,
+    label_more,
+    look,
+    pipeline,
+    services,
+    why,
+    work,
+)
+
+__all__ = ["clock", "pipeline", "services", "taught"]  # fixtures
+
+
+@dataclass
+class Full:
+    """A registry that is full so many times."""
+
+    real: Any
+    times: int
+
+    def save(self, *args: Any) -> Path:
+        self.times -= 1
+        if self.times >= 0:
+            raise StorageError("no room left at /models; free some")
+        folder: Path = self.real.save(*args)
+        return folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def test_what_was_trained_waits_for_room(services: Services, pipeline: Fit) -> None:
+    full: Any = Full(services.registry, times=2)
+    job = work(replace(services, registry=full), begun(services))
+    assert job.state == "publishing" and len(pipeline.given) == 1
+    assert [note.split(",")[0] for note in job.detail["notes"]] == [
+        "the version cannot be stored"
+    ] * 2
+
+
+def test_a_full_disk_says_nothing_of_the_labels_they_are_trained_again(
+    services: Services, pipeline: Fit, clock: Clock
+) -> None:
+    full: Any = Full(services.registry, times=3)
+    job = work(replace(services, registry=full), begun(services))
+    assert (job.state, job.error) == ("failed", "no room left at /models; free some")
+    assert job.again_at == NOW + AGAIN_AFTER
+    assert why(services).endswith("free some; it is tried again at 12:05:00 UTC")
+    assert not decide.next_steps(services, 1).train, "not at once: a training is work"
+    clock.now += AGAIN_AFTER
+    assert work(services, begun(services)).state == "publishing"
+    assert len(kept(services)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_due"),
+    [
+        ("LabelStudioDown: no answer", True),
+        ("OperationalError: (psycopg) server closed", True),
+        ("its process ended by signal 9; was it out of memory?", False),
+        ("KeyError: 'crack'", False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again_by_itself(
+    services: Services, clock: Clock, reason: str, is_due: bool
+) -> None:
+    job = begun(services)
+    training_job.failed(services, job, reason)
+    clock.now += AGAIN_AFTER
+    assert decide.training_decision(services, 1)[0].train == is_due
+
+
+def test_a_worker_that_died_is_noticed_and_its_training_begins_again_at_once(
+    services: Services, clock: Clock
+) -> None:
+    job = begun(services)
+    played: Any = services.queues
+    played.is_alive = lambda job_id: False
+    tick.note_dead_jobs(services, 1)
+    assert look(services, job).state == "queued", "it is young"
+    clock.now += tick.GRACE
+    tick.note_dead_jobs(services, 1)
+    assert look(services, job).state == "failed"
+    assert begun(services).id == job.id
+
+
+def test_two_who_decide_at_once_begin_one_training(services: Services) -> None:
+    for snapshot in ("a" * 16, "b" * 16, "a" * 16):
+        queues.train(services, 1, snapshot)
+    assert [job.id for job in current(services)] == ["train-1-" + "a" * 16]
+    played: Any = services.queues
+    assert [name for name, _ in played.enqueued] == ["train"]
+
+
+def test_one_more_label_leaves_a_running_training_alone(services: Services, pipeline: Fit) -> None:
+    job = begun(services)
+
+    def act(profile: Profile, report: Report) -> None:
+        label_more(services, NOW)
+        assert decide.next_steps(services, 1).reason == "a training is queued or running"
+        report(Progress("training", "crack", 10, 100, 0.1))
+
+    pipeline.act = act
+    assert work(services, job).state == "publishing"
+    played: Any = services.queues
+    assert "cancel" not in [name for name, _ in played.enqueued]
+
+
+def test_a_schedule_set_now_looks_ahead_and_can_be_taken_back(
+    services: Services, clock: Clock
+) -> None:
+    decide.change_policy(services, 1, train_after=1000, schedule="11:00 13:00")
+    assert why(services) == "13 of 1000 new labels; scheduled for 13:00:00 UTC"
+    clock.now += timedelta(hours=1)
+    assert decide.training_decision(services, 1)[0].train
+    decide.change_policy(services, 1, schedule="")
+    assert why(services) == "13 of 1000 new labels"
+
+
+def test_labels_count_as_new_although_the_clock_was_ahead_at_the_last_training(
+    services: Services, pipeline: Fit, clock: Clock
+) -> None:
+    work(services, begun(services))
+    with services.store.transaction() as tx:
+        projects.update(tx, 1, last_snapshot_at=clock.now + timedelta(days=1))
+        assert decide.training_decision(services, 1)[0].train is False, "it knows these labels"
+        known, masks = learning.weak_labels(tx, 1), learning.masks(tx, 1)
+        first = [x for x in known if x.annotation == 100]
+        label = WeakLabel(1, 100, 100, "crack", 25.0, 2.0, False, "click")
+        learning.replace(
+            tx, 100, 1, 100, [], [*first, label], [m for m in masks if m.annotation == 100]
+        )
+    assert decide.training_decision(services, 1)[0].train
