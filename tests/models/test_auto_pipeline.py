@@ -1,170 +1,38 @@
-"""The composite: who starts a class, who serves it, and that nothing is lost between its parts."""
+"""The composite: who starts a class, and who serves it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 
 import models.base
 from models.base import (
-    ClassProposal,
     ClassSpec,
     Evidence,
-    Fitted,
-    Image,
-    Mask,
     NotEnoughLabels,
     Pipeline,
-    Profile,
     Progress,
-    Report,
-    Sample,
-    TaskProposal,
-    WeakPoint,
 )
-from models.learning.training import PROFILES
 from models.pipelines import auto
-from models.pipelines.auto import Auto, AutoFitted, Part, combine, joined, start_of
-from models.pipelines.segmenter import Segmenter
-from tests.models.test_segmenter_pipeline import PROFILE as SMALL
-from tests.models.test_segmenter_pipeline import picture
+from models.pipelines.auto import joined, start_of
+from tests.models.played_pipelines import (
+    BARE,
+    CRACK,
+    MASKED,
+    PRETRAINED,
+    RUST,
+    Played,
+    PlayedSegmenter,
+    fit,
+    parts,
+    sample,
+    serving,
+)
 
 pytestmark = pytest.mark.training
-
-CRACK, RUST = ClassSpec("crack"), ClassSpec("rust")
-BARE = PROFILES["cpu"]
-PRETRAINED = replace(BARE, encoder_weights="hub")
-SQUARE: Mask = np.zeros((40, 40), dtype=bool)
-SQUARE[10:30, 10:30] = True
-
-
-@dataclass
-class PlayedFitted:
-    """Proposes the square moved to the right by `off_px`; remembers nothing."""
-
-    pipeline: str
-    classes: tuple[str, ...]
-    off_px: int = 0
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-
-    def propose(
-        self, image: Image, *, specs: Sequence[ClassSpec], heat: bool = False
-    ) -> TaskProposal:
-        names = tuple(spec.name for spec in specs if spec.name in self.classes)
-        mask = np.roll(SQUARE, self.off_px, axis=1)
-        size = len(self.pipeline)
-        evidence = Evidence(
-            names,
-            np.arange(size * len(names), dtype=np.float32).reshape(size, len(names)),
-            np.full(len(names), size, dtype=np.float32),
-            {name: {"area_px": float(size)} for name in names},
-        )
-        shown = np.ones((40, 40), np.float32) if heat else None
-        proposals = (ClassProposal(name, mask, 0.5, shown) for name in names)
-        return TaskProposal(tuple(proposals), evidence)
-
-    def save(self, folder: Path) -> None:
-        (folder / "played.json").write_text(json.dumps([self.classes, self.off_px]))
-
-
-@dataclass
-class Played:
-    """A pipeline that learns at once; `off_px` makes its proposals wrong."""
-
-    name: str
-    off_px: int = 0
-    fits: list[dict[str, Any]] = field(default_factory=list)
-    cannot: tuple[str, ...] = ()
-    refuses: bool = False
-
-    def fit(
-        self,
-        samples: Sequence[Sample],
-        *,
-        specs: Sequence[ClassSpec],
-        profile: Profile,
-        seed: int,
-        device: str,
-        report: Report,
-        warm_start: Fitted | None = None,
-    ) -> PlayedFitted:
-        names = tuple(spec.name for spec in specs)
-        self.fits.append({"classes": names, "samples": samples, "warm": warm_start})
-        if self.refuses:
-            raise NotEnoughLabels(f"{self.name} cannot start {names}")
-        for done in (0.5, 1.0):
-            left = 10 * len(names) * (1 - done)
-            report(Progress("training", names[0], 1, 2, done, seconds_left=left))
-        figures: dict[str, Any] = {name: {"by": self.name} for name in names}
-        figures |= {name: {"skipped": "no points"} for name in self.cannot}
-        known = tuple(name for name in names if name not in self.cannot)
-        return PlayedFitted(self.name, known, self.off_px, {"classes": figures})
-
-    def load(self, folder: Path, *, device: str) -> PlayedFitted:
-        classes, off_px = json.loads((folder / "played.json").read_text())
-        return PlayedFitted(self.name, tuple(classes), off_px)
-
-
-@dataclass(frozen=True)
-class PlayedSegmenter(Segmenter):
-    """A segmenter that learns at once."""
-
-    played: Played = field(default_factory=lambda: Played("segmenter"))
-    started_from: list[tuple[Fitted, ...]] = field(default_factory=list)
-
-    def fit(self, *args: Any, **named: Any) -> Any:
-        self.started_from.append(self.starts)
-        return self.played.fit(*args, **named)
-
-    def load(self, folder: Path, *, device: str) -> Any:
-        return self.played.load(folder, device=device)
-
-
-def sample(n: int, *classes: str, held_out: bool = False) -> Sample:
-    image = np.zeros((40, 40, 3), np.uint8)
-    masks: dict[str, Callable[[], Mask]] = {name: lambda: SQUARE for name in classes}
-    return Sample(f"task-{n:03}", lambda: image, (), masks, held_out)
-
-
-def parts(**off_px: int) -> dict[str, Pipeline]:
-    return {name: Played(name, off) for name, off in off_px.items()}
-
-
-def fit(
-    pipelines: Mapping[str, Pipeline],
-    *specs: ClassSpec,
-    samples: Sequence[Sample] = (),
-    segmenter_off_px: int = 0,
-    least_masks: int = 15,
-    profile: Profile = BARE,
-    report: Report = lambda _: None,
-    warm_start: Fitted | None = None,
-    segmenter: Segmenter | None = None,
-) -> AutoFitted:
-    played = PlayedSegmenter(least_masks=least_masks, played=Played("segmenter", segmenter_off_px))
-    return Auto(pipelines=pipelines, segmenter=segmenter or played).fit(
-        samples,
-        specs=specs,
-        profile=profile,
-        seed=0,
-        device="cpu",
-        report=report,
-        warm_start=warm_start,
-    )
-
-
-def serving(fitted: AutoFitted) -> dict[str, str]:
-    return {name: part.pipeline for part in fitted.parts for name in part.serves}
-
-
-MASKED = [sample(n, "rust") for n in range(16)]
 
 
 def test_the_registry_knows_it() -> None:
@@ -365,126 +233,3 @@ def test_progress_runs_over_all_fits_and_counts_those_to_come() -> None:
     assert [p.fraction for p in seen] == pytest.approx([0.25, 0.5, 0.625, 0.75, 0.875, 1.0])
     halves = [p.seconds_left for p in seen][::2]
     assert halves == pytest.approx([30, 15, 5])
-
-
-def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
-    pipelines = parts(advcam=3, other_name=0)
-    before = fit(pipelines, CRACK, replace(RUST, pipeline="other_name"))
-    double = AutoFitted([*before.parts, Part("advcam", PlayedFitted("advcam", ("x",)), ("x",))], {})
-    for n, fitted in enumerate((before, double)):
-        folder = tmp_path / str(n)
-        folder.mkdir()
-        fitted.save(folder)
-        found = Auto(pipelines=pipelines).load(folder, device="cpu")
-        assert serving(found) == serving(fitted)
-        assert found.metrics == json.loads(json.dumps(fitted.metrics))
-        assert [p.fitted.off_px for p in found.parts] == [p.fitted.off_px for p in fitted.parts]  # type: ignore[attr-defined]
-    assert sorted(p.name for p in (tmp_path / "1").iterdir()) == [
-        "advcam",
-        "advcam-2",
-        "auto.json",
-        "other_name",
-    ]
-
-
-def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / auto.SETTINGS_FILE).write_text('{"pipeline": "auto", "format": 9}')
-    with pytest.raises(ValueError, match="holds 'auto' format 9, not 'auto' format 1"):
-        auto.PIPELINE.load(tmp_path, device="cpu")
-
-
-def test_each_part_is_trained_on_from_its_own_kind() -> None:
-    old = AutoFitted(
-        [
-            Part("advcam", PlayedFitted("advcam", ("a", "b")), ("a",)),
-            Part("advcam", PlayedFitted("advcam", ("b", "c")), ("b", "c")),
-            Part("segmenter", PlayedFitted("segmenter", ("rust",)), ()),
-        ],
-        {},
-    )
-    pipelines = parts(advcam=0, other_name=0)
-    segmenter = PlayedSegmenter()
-    named = replace(CRACK, pipeline="other_name")
-    fit(pipelines, RUST, named, samples=MASKED, warm_start=old, segmenter=segmenter)
-    warm = {p.name: p.fits[0]["warm"] for p in (*pipelines.values(), segmenter.played)}  # type: ignore[attr-defined]
-    assert warm == {
-        "advcam": old.parts[1].fitted,
-        "other_name": None,
-        "segmenter": old.parts[2].fitted,
-    }
-    other = PlayedFitted("advcam", ("rust",))
-    fit(pipelines, RUST, warm_start=other)
-    assert pipelines["advcam"].fits[1]["warm"] is other  # type: ignore[attr-defined]
-
-
-def version(off_px: int, **serves: str) -> AutoFitted:
-    """Make a version: pipeline = class."""
-    made = [Part(p, PlayedFitted(p, ("crack", "rust"), off_px), (c,)) for p, c in serves.items()]
-    figures = {name: {"off_px": off_px} for name in serves.values()}
-    return AutoFitted(made, {"seed": off_px, "classes": figures})
-
-
-def test_a_combination_serves_each_class_as_its_better_version_does(tmp_path: Path) -> None:
-    champion = version(1, advcam="rust", segmenter="crack")
-    challenger = version(2, advcam="crack", other_name="rust")
-    both = combine(champion, challenger, ["rust"])
-    found = both.propose(np.zeros((40, 40, 3), np.uint8), specs=[CRACK, RUST])
-    moved = {p.class_name: int(np.argmax(p.mask.any(axis=0))) - 10 for p in found.proposals}
-    assert moved == {"rust": 1, "crack": 2}
-    assert both.metrics["classes"] == {"crack": {"off_px": 2}, "rust": {"off_px": 1, "kept": True}}
-    assert [(p.pipeline, p.serves) for p in both.parts] == [
-        ("advcam", ("crack",)),
-        ("other_name", ()),
-        ("advcam", ("rust",)),
-    ]
-    both.save(tmp_path)
-    loaded = Auto(pipelines=parts(advcam=0, other_name=0)).load(tmp_path, device="cpu")
-    assert serving(loaded) == {"crack": "advcam", "rust": "advcam"}
-    with pytest.raises(ValueError, match="the champion does not serve dent"):
-        combine(champion, challenger, ["dent"])
-
-
-def labelled(seed: int) -> Sample:
-    """A surface with a rust spot: four clicks on it, four beside it, and its verified mask."""
-    image, mask = picture(seed)
-    rng = np.random.default_rng(seed)
-    corner = np.argwhere(~cv2.dilate(mask.astype(np.uint8), np.ones((25, 25))).astype(bool))
-    points = [
-        WeakPoint("rust", float(x), float(y), positive)
-        for places, positive in ((np.argwhere(mask), True), (corner, False))
-        for y, x in rng.permutation(places)[:4]
-    ]
-    return Sample(f"task-{seed:03}", lambda: image, tuple(points), {"rust": lambda: mask})
-
-
-def test_real_pipelines_train_save_load_and_train_on(tmp_path: Path) -> None:
-    """The default parts, tiny: an advcam and, from six masks on, a segmenter from its network."""
-    profile = replace(SMALL, max_steps=8, warm_steps=4, dense_steps=8, dense_warm_steps=4)
-    samples = [labelled(seed) for seed in range(8)]
-    quick = replace(RUST, refine="threshold", iterations=1, min_area_px=9, closing_px=1)
-    method = Auto(segmenter=Segmenter(least_masks=6))
-
-    def trained(warm_start: Fitted | None) -> AutoFitted:
-        return method.fit(
-            samples,
-            specs=[quick],
-            profile=profile,
-            seed=0,
-            device="cpu",
-            report=lambda _: None,
-            warm_start=warm_start,
-        )
-
-    fitted = trained(None)
-    assert {part.pipeline for part in fitted.parts} == {"advcam", "segmenter"}
-    own = fitted.part("segmenter")
-    assert own is not None and own.metrics["classes"]["rust"]["warm_start"] == "classifier"
-    fitted.save(tmp_path)
-    loaded = method.load(tmp_path, device="cpu")
-    image = samples[0].load()
-    one, other = (f.propose(image, specs=[quick], heat=True) for f in (fitted, loaded))
-    assert np.array_equal(one.proposals[0].heat, other.proposals[0].heat)  # type: ignore[arg-type]
-    assert np.array_equal(one.evidence.tile_probs, other.evidence.tile_probs)
-    again = trained(loaded)
-    own = again.part("segmenter")
-    assert own is not None and own.metrics["classes"]["rust"]["warm_start"] == "segmenter"
