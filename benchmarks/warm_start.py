@@ -123,7 +123,11 @@ def run(data: Data, weights: str) -> dict[str, tuple[float, float]]:
     classifier = models.base.get("advcam")
     before = trials.fit("classifier, from clicks alone", classifier, data.first, own)
     trials.fit("classifier, fresh", classifier, both, own)
-    trials.fit("classifier, warm", classifier, both, own, before)
+    warm = trials.fit("classifier, warm", classifier, both, own, before)
+    later = Segmenter(starts=(warm,))
+    few = replace(own, dense_steps=own.dense_warm_steps)
+    trials.fit("segmenter, from the classifier", later, both, own)
+    trials.fit("segmenter, from the classifier, as few steps as warm", later, both, few)
     return trials.rows
 
 
