@@ -51,7 +51,7 @@ def jobs(
 def cancel(
     job: Annotated[str, typer.Argument(help="a job's id; `labelclimb jobs` lists them")],
 ) -> None:
-    """Stop a training that waits or works; nothing of it is kept, its memory is free at once."""
+    """Stop a training that waits, works or was put off; its memory is free at once."""
     from backend.steps.training import training_job
 
     training_job.cancel(open_services(), job)
@@ -107,7 +107,7 @@ def table(rows: list[Job]) -> RenderableType:
     drawn = Table("job", "state", "stage", "done", "loss", "F", "time left", box=None)
     for job in rows:
         drawn.add_row(*row(job))
-    said = [line for job in rows for line in _sentences(job)]
+    said = [line for job in rows for line in sentences(job)]
     return Group(drawn, *said) if rows else Text("no jobs yet")
 
 
@@ -144,8 +144,15 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _sentences(job: Job) -> list[Text]:
+def sentences(job: Job) -> list[Text]:
+    """Say why a job failed, what it waits for, and what went otherwise than usual."""
     again = f"; tried again at {job.again_at:%H:%M:%S %Z}" if job.again_at else ""
     why = [f"{job.id}: {job.error}{again}"] if job.error else []
+    if job.state == "waiting":
+        gpus = " or ".join(" and ".join(wanted) for wanted in job.detail.get("gpus", ()))
+        why.append(
+            f"{job.id}: another training uses {gpus}; this one begins by itself after it. Sooner: "
+            "`labelclimb cancel` the other, or a train worker with another GPU or DEVICE=cpu"
+        )
     notes = [f"{job.id}: {note}" for note in job.detail.get("notes", ())]
     return [Text(line) for line in [*why, *notes]]

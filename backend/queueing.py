@@ -56,6 +56,7 @@ WORKER_TTL_S = 60
 LOST_AFTER_S = 60
 LEASE_S = 20.0  # after which another may do what a dead process was alone at
 LOCK = "labelclimb:lock:"
+BEGUN, BEGUN_TTL_S = "labelclimb:begun:", 24 * 3600
 WAITING = ("queued", "scheduled", "deferred")
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,21 @@ class Queues:
         with self._translated():
             found = self._redis.get(f"labelclimb:beat:{name}")
             return None if found is None else max(0.0, time.time() - float(found))
+
+    def begun(self, name: str) -> int:
+        """Count one more beginning; returns how many there were since the last end.
+
+        More than one: processes died in between. A day without a beginning is an end too.
+        """
+        with self._translated(), self._redis.pipeline() as together:
+            together.incr(BEGUN + name)
+            together.expire(BEGUN + name, BEGUN_TTL_S)
+            return int(together.execute()[0])
+
+    def ended(self, name: str) -> None:
+        """Note that what had `begun` has ended, well or not, and its process lives."""
+        with self._translated():
+            self._redis.delete(BEGUN + name)
 
     def failures(self) -> dict[str, str]:
         """Return {job id: the last line of its error} of the jobs whose retries are used up."""

@@ -32,10 +32,11 @@ class PolicyState:
     """What the decision depends on; all times with a time zone.
 
     new_labels: weak labels that no training has seen; oldest_untrained_at: when the first of them
-    came. running: a training is queued or at work. trainable: some class has positive and
-    negative labels. snapshot, last_snapshot: digests of the present and the last training set.
-    schedule_since: what of the schedule came before needs nothing: the newest training, or setting
-    the schedule. attempt: the last one on this very snapshot, if it made no version.
+    came. running: a training is queued, at work, or waiting for a GPU. trainable: some class has
+    positive and negative labels. snapshot, last_snapshot: digests of the present and the last
+    training set. schedule_since: what of the schedule came before needs nothing: the newest
+    training, or setting the schedule. attempt: the last one on this very snapshot, if it made no
+    version.
     """
 
     new_labels: int
@@ -48,6 +49,7 @@ class PolicyState:
     running: bool
     snapshot: str
     last_snapshot: str | None
+    waiting: bool = False
     trainable: bool = True
     schedule: Schedule | None = None
     schedule_since: datetime | None = None
@@ -103,8 +105,8 @@ def scheduled_at(state: PolicyState, now: datetime) -> datetime | None:
 class StartState:
     """What a training that is due could start from.
 
-    number: of the version after the champion; classes, encoder: what it is to know and to be
-    built on. The others are the champion's, None without one.
+    number: of the version to be made; classes, encoder: what it is to know and to be built on. The
+    others are the champion's, None without one.
     """
 
     number: int
@@ -162,6 +164,8 @@ def _listed(names: frozenset[str]) -> str:
 
 
 def _obstacle(state: PolicyState, now: datetime) -> str | None:
+    if state.waiting:
+        return "a training waits for a GPU that another one uses; it begins by itself"
     if state.running:
         return "a training is queued or running"
     if not state.trainable:

@@ -31,9 +31,9 @@ Write = Callable[[Path], None]
 def empty(parent: Path) -> Iterator[Path]:
     """Give an empty folder that is locked while we live, and gone afterwards unless renamed.
 
-    Raises StorageError when the disk is full. What dead writers have left is removed.
+    Raises StorageError for what the disk refuses. What dead writers have left is removed.
     """
-    with _room_at(parent):
+    with usable(parent):
         parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(parent)
         draft = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=parent))
@@ -50,7 +50,8 @@ def empty(parent: Path) -> Iterator[Path]:
 def complete(parent: Path, write: Write, metadata: Mapping[str, Any] | None) -> Iterator[Path]:
     """Give a folder that `write` has filled, with metadata and digests, all of it on disk.
 
-    Raises what `write` raises, and ValueError when it used a name of ours.
+    Raises what `write` raises, for an OSError StorageError, and ValueError when it used a name of
+    ours.
     """
     with empty(parent) as draft:
         write(draft)
@@ -61,6 +62,25 @@ def complete(parent: Path, write: Write, metadata: Mapping[str, Any] | None) -> 
             sync(path)
         sync(draft)
         yield draft
+
+
+@contextlib.contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """Say in words what the disk refuses: an OSError becomes a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            there = next(place for place in (folder, *folder.parents) if place.exists())
+            free_mb = shutil.disk_usage(there).free / 1e6
+            raise StorageError(
+                f"no room for a version: {free_mb:.0f} MB are free at {folder}; free some, or run "
+                "`labelclimb versions --project ID --prune`, then ask for the training again"
+            ) from error
+        raise StorageError(
+            f"{folder} cannot be used ({type(error).__name__}: {error}); "
+            "check the disk and its permissions"
+        ) from error
 
 
 def put_away(folder: Path) -> int:
@@ -94,22 +114,6 @@ def _refuse_own_names(draft: Path) -> None:
     taken = [name for name in OWN_FILES if (draft / name).exists()]
     if taken:
         raise ValueError(f"a version's own files are called {', '.join(taken)}; choose other names")
-
-
-@contextlib.contextmanager
-def _room_at(parent: Path) -> Iterator[None]:
-    """Say in words that the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        there = next(folder for folder in (parent, *parent.parents) if folder.exists())
-        free_mb = shutil.disk_usage(there).free / 1e6
-        raise StorageError(
-            f"no room for a version: {free_mb:.0f} MB are free at {parent}; free some, or run "
-            "`labelclimb versions --project ID --prune`, then ask for the training again"
-        ) from error
 
 
 def _remove_leftovers(parent: Path) -> None:

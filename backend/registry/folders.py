@@ -28,7 +28,7 @@ class Folders:
     ) -> Path:
         """Have `write` fill an empty folder, then make it the version."""
         final = self._path(project, number)
-        if final.exists():
+        if self.exists(project, number):
             raise names.taken(project, number)
         with drafts.complete(final.parent, write, metadata) as draft:
             try:
@@ -63,7 +63,9 @@ class Folders:
 
     def exists(self, project: int, number: int) -> bool:
         """Say whether a version is there, damaged or not."""
-        return self._path(project, number).is_dir()
+        folder = self._path(project, number)
+        with drafts.usable(folder.parent):
+            return folder.is_dir()
 
     def list(self, project: int) -> builtins.list[int]:
         """Return the numbers of a project's versions, ascending."""

@@ -172,9 +172,11 @@ class Objects:
                 self._remove_below(path)
 
     def _newest(self, folder: str) -> datetime:
-        with self._reached() as store:
-            newest: datetime = max(store.modified(path) for path in store.find(folder))
-            return newest
+        """Return when the latest file below was written; now if there is none, or not any more."""
+        with contextlib.suppress(FileNotFoundError), self._reached() as store:
+            written: builtins.list[datetime] = [store.modified(path) for path in store.find(folder)]
+            return max(written, default=datetime.now(timezone.utc))
+        return datetime.now(timezone.utc)
 
     def _remove_below(self, place: str) -> int:
         """Remove an object, or all below a prefix; returns the bytes freed."""

@@ -20,8 +20,8 @@ class Registry(Protocol):
     ) -> Path:
         """Have `write` fill an empty folder and keep it, complete or not at all.
 
-        Returns the version's folder. Raises VersionExists, StorageError when the place is full or
-        cannot be reached, and whatever `write` raises.
+        Returns the version's folder. Raises VersionExists, StorageError when the place is full,
+        refuses or cannot be reached, and whatever else `write` raises.
         """
         ...
 

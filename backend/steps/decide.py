@@ -59,7 +59,8 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
         written = annotation_rows.learned(tx, project_id)  # by our clock: an outage ages nothing
         counts = learning.label_counts(tx, project_id)
         running = jobs.running(tx, project_id, "train")
-        latest = next(iter(jobs.list(tx, project_id, 1)), None)
+        ended = (job for job in jobs.list(tx, project_id) if job.again_at is None)
+        latest = next(ended, None)  # one that is tried again has not been what a schedule wanted
     now, since = services.clock(), project.last_snapshot_at
     if since is not None and since > now:
         since = None  # our clock was ahead then: which labels are new, their digest must tell
@@ -75,6 +76,7 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
         oldest_untrained_at=min(untrained.values(), default=None),
         train_requested_at=project.train_requested_at,
         running=bool(running),
+        waiting=any(job.state == "waiting" for job in running),
         snapshot="",
         last_snapshot=project.last_snapshot,
         schedule=schedule.parse(project.schedule),

@@ -173,10 +173,10 @@ def _make_storable(
     statement: str,
     parameters: Any,
     _context: Any,
-    is_many: bool,
+    _is_many: bool,  # also for many rows in one statement, whose parameters are those of one
 ) -> tuple[str, Any]:
     """Replace by U+FFFD what PostgreSQL cannot keep in a text: NUL; and both: lone surrogates."""
-    if is_many:
+    if isinstance(parameters, list):
         return statement, [_storable(row) for row in parameters]
     return statement, _storable(parameters)
 

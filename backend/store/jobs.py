@@ -100,6 +100,20 @@ def finish(
     return change(tx, id, state=state, error=error, finished_at=at, again_at=again_at)
 
 
+def is_cancellable(job: Job) -> bool:
+    """Say whether a job waits, works, or was put off, so that it would begin again by itself."""
+    return job.state not in TRAINED or job.again_at is not None
+
+
+def cancel(tx: Connection, id: str, at: datetime) -> bool:
+    """End a job on request; False when that cannot be done any more (`is_cancellable`)."""
+    chosen = jobs.update().where(
+        jobs.c.id == id, jobs.c.state.not_in(TRAINED) | jobs.c.again_at.is_not(None)
+    )
+    ended = {"state": "cancelled", "error": None, "finished_at": at, "again_at": None}
+    return bool(tx.execute(chosen.values(**ended)).rowcount)
+
+
 def cancel_all(tx: Connection, project: int, why: str, at: datetime) -> None:
     """End all of a project's jobs; a process at work on one stops with its next step."""
     chosen = jobs.update().where(jobs.c.project == project, jobs.c.state.not_in(ENDED))

@@ -32,15 +32,16 @@ def claim(
     ]
     if not rows:
         return {}
-    new = statements.insert(tx, published).values(rows).on_conflict_do_nothing()
-    claimed = tx.execute(new.returning(published.c.task, published.c.priority))
-    return {row.task: row.priority for row in claimed}
+    new = statements.insert(tx, published).on_conflict_do_nothing()
+    returned = new.returning(published.c.task, published.c.priority)
+    return {row.task: row.priority for row in tx.execute(returned, rows)}  # in statements that fit
 
 
 def release(tx: Connection, project: int, name: str, tasks: Iterable[int]) -> None:
     """Take back claims that came to nothing."""
     chosen = (published.c.project == project) & (published.c.name == name)
-    tx.execute(published.delete().where(chosen, published.c.task.in_(list(tasks))))
+    for some in statements.chunks(tasks):
+        tx.execute(published.delete().where(chosen, published.c.task.in_(some)))
 
 
 def of(tx: Connection, project: int, name: str) -> dict[int, float]:

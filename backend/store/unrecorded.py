@@ -18,8 +18,9 @@ def end(tx: Connection, project: int, number: int) -> None:
     own = table.delete().where(table.c.project == project, table.c.number == number)
     if not tx.execute(own.where(table.c.given_up.is_(False))).rowcount:
         raise JobOver(
-            f"version v{number} of project {project} came too late: its job had ended, and its "
-            "files were given up; the training begins again by itself"
+            f"version v{number} of project {project} came too late: its files were given "
+            "up meanwhile, as no training was at work; a training that is still wanted begins "
+            "again by itself, a copy may be asked for again"
         )
 
 

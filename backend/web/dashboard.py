@@ -24,7 +24,7 @@ from backend.steps import decide, projects, status
 from backend.steps.listening import intake
 from backend.steps.proposing import order
 from backend.steps.training import training_job
-from backend.store.jobs import ENDED
+from backend.store.jobs import ENDED, is_cancellable
 from backend.web import forms
 from backend.web.access import services_of
 from backend.web.forms import Fields
@@ -194,6 +194,7 @@ def _live(request: Request, project: int) -> dict[str, Any]:
         "status": status.of_project(services, project),
         "jobs": status.jobs_of(services, project, SHOWN_JOBS),
         "ended": ENDED,
+        "is_cancellable": is_cancellable,
         "token": _token(request),
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from backend.queueing import Queues
+from backend.queueing import BEGUN, BEGUN_TTL_S, Queues
 from tests.queueing.making import Server, eventually, lines, put
 
 pytestmark = pytest.mark.integration
@@ -148,3 +148,14 @@ def test_a_job_between_queue_and_worker_lives_until_it_has_been_there_for_long(
     assert redis.lrange(on_the_way, 0, -1) == [], "rq would fail the new job of this id"
     queues.run_worker(["events"], burst=True, fork=False)
     assert lines(out) == ["again"]
+
+
+def test_beginnings_are_counted_until_the_end_also_those_of_dead_processes(
+    queues: Queues, server: Server
+) -> None:
+    assert [queues.begun("task-1"), queues.begun("task-1"), queues.begun("task-2")] == [1, 2, 1]
+    with Redis.from_url(server.url) as redis:
+        assert 0 < redis.ttl(BEGUN + "task-1") <= BEGUN_TTL_S
+    queues.ended("task-1")
+    queues.ended("task-1")
+    assert [queues.begun("task-1"), queues.begun("task-2")] == [1, 2]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backend.errors import CorruptVersion
+from backend.errors import CorruptVersion, StorageError
 from backend.registry.drafts import UNFINISHED
 from backend.registry.folders import Folders
 from tests.registry.conftest import write_weights
@@ -72,6 +72,17 @@ def test_a_draft_that_is_not_locked_yet_is_not_cleaned(folders: Folders, tmp_pat
     fresh.mkdir(parents=True)
     folders.save(7, 1, write_weights)
     assert fresh.exists()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_said(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(StorageError, match=f"{tmp_path}/versions/7 cannot be used .*Permission"):
+        folders.save(7, 1, write_weights)
 
 
 def break_change(folder: Path) -> None:

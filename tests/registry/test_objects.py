@@ -90,6 +90,38 @@ def test_what_a_dead_writer_left_is_ignored_and_removed_when_it_is_old(
     assert (make("two").folder(7, 2) / "crack.safetensors").exists()
 
 
+def test_an_empty_folder_that_a_removed_version_left_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In stores whose folders are real, as a server's disk that is reached over SSH."""
+    monkeypatch.setitem(fsspec.config.conf, "local", {"auto_mkdir": True})
+    made = registry.at(f"local://{tmp_path}/m", cache=tmp_path / "c", cache_bytes=CACHE_BYTES)
+    made.save(7, 1, write_weights)
+    assert made.remove(7, 1) > 2560
+    assert (tmp_path / "m" / "versions" / "7" / "1").is_dir(), "which the store lists"
+    made.save(7, 2, write_weights)
+    assert made.list(7) == [2]
+
+
+def test_two_machines_may_remove_what_a_dead_writer_left_at_once(
+    make: Make, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, _ = store(bucket)
+    with monkeypatch.context() as dying:
+        dying.setattr(files, "pipe_file", die)
+        with pytest.raises(StorageError):
+            make().save(7, 1, write_weights)
+    modified = files.modified
+
+    def removed_by_the_other(path: str) -> Any:
+        files.rm_file(path)
+        return modified(path)
+
+    monkeypatch.setattr(files, "modified", removed_by_the_other)
+    make().save(7, 2, write_weights)
+    assert make().list(7) == [2]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"other", r"crack\.safetensors was changed: SHA-256 \w{64} was written, found \w{64}"),

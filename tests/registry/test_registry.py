@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,24 @@ def test_a_full_disk_is_said_and_the_champion_serves_on(
     assert versions.list(7) == [1]
     assert list(tmp_path.rglob(".unfinished-*")) == []
     assert (versions.folder(7, 1) / "crack.safetensors").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO])
+def test_a_disk_that_refuses_is_said_with_its_place_and_reason(
+    versions: Registry, tmp_path: Path, number: int
+) -> None:
+    def refused(folder: Path) -> None:
+        write_weights(folder)
+        raise OSError(number, "as the disk says")
+
+    with pytest.raises(StorageError) as said:
+        versions.save(7, 1, refused)
+    words = (
+        rf"{tmp_path}/\S+ cannot be used \(\w+: \[Errno {number}\] as the disk says\); check the "
+    )
+    assert re.match(words + "disk and its permissions", str(said.value))
+    assert versions.list(7) == []
+    versions.save(7, 1, write_weights)
 
 
 def test_a_version_is_removed_whole_and_only_it(versions: Registry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,14 @@ class PlayedQueues:
 
     enqueued: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     services: Services | None = None
+    beginnings: Counter[str] = field(default_factory=Counter)
+
+    def begun(self, name: str) -> int:
+        self.beginnings[name] += 1
+        return self.beginnings[name]
+
+    def ended(self, name: str) -> None:
+        del self.beginnings[name]
 
     def wait(self, job_id: str, timeout_s: float) -> str:
         return "timeout"

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from backend.errors import LabelStudioDown
 from backend.records import Task
 from backend.residents import Residents
+from backend.steps import projects
 from backend.steps.proposing import backlog
 from backend.store import proposals, tasks
 from backend.wiring import Services
@@ -20,7 +23,9 @@ from models.memory import LEAST_TILE_PX, with_smaller_tiles
 from models.pipelines.advcam import AdvCamFitted, ClassModel, Geometry
 from models.pipelines.auto import AutoFitted, Part
 from tests.models.small_network import small_network
-from tests.steps.conftest import NOW, TASKS, PlayedFitted
+from tests.steps.conftest import NOW, TASKS, PlayedFitted, PlayedResidents
+from tests.steps.fake_label_studio import FakeLabelStudio
+from tests.steps.test_publish import run
 
 Champion = Callable[[int], None]
 
@@ -36,6 +41,13 @@ def waiting(services: Services) -> list[dict[str, Any]]:
 def done(services: Services, number: int) -> set[int]:
     with services.store.reading() as tx:
         return proposals.tasks_done(tx, 1, number)
+
+
+def problem_of(services: Services, task: int) -> str | None:
+    with services.store.reading() as tx:
+        known = tasks.get(tx, 1, task)
+    assert known is not None
+    return known.problem
 
 
 def test_every_task_is_in_one_block_and_few_blocks_wait(
@@ -74,6 +86,102 @@ def test_a_block_of_a_version_that_is_no_longer_used_is_left(
     backlog.predict_block(services, 1, given["number"], given["tasks"])
     assert done(services, 1) == set()
     assert ("publish", {"project": 1}) in services.queues.enqueued  # type: ignore[attr-defined]
+
+
+class Raising(PlayedFitted):
+    """Raises this at one task."""
+
+    def __init__(self, played: PlayedResidents, task: int, error: BaseException) -> None:
+        super().__init__(1, played.proposed)
+        self.task, self.error = task, error
+
+    def propose(self, image: Image, **given: Any) -> TaskProposal:
+        if int(image[0, 0, 0]) == self.task:
+            raise self.error
+        return super().propose(image, **given)
+
+
+def raising(services: Services, task: int, error: BaseException) -> Services:
+    """Return services whose version raises this at one task, as the worker has them."""
+    played: Any = PlayedResidents()
+    played.get = lambda *_: Raising(played, task, error)
+    own = replace(services, residents=played)
+    queues: Any = services.queues
+    queues.services = own
+    return own
+
+
+class JobTimeoutException(Exception):
+    """As rq has it: an exception like any other, out of whatever is running."""
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (IndexError("list index out of range"), "IndexError: list index out of range"),
+        (
+            JobTimeoutException("Task exceeded maximum timeout value (1800 seconds)"),
+            "JobTimeoutException: Task exceeded maximum timeout value (1800 seconds)",
+        ),
+    ],
+)
+def test_one_task_that_cannot_be_predicted_does_not_stop_the_publication(
+    services: Services,
+    server: FakeLabelStudio,
+    champion: Champion,
+    error: Exception,
+    problem: str,
+) -> None:
+    champion(1)
+    run(raising(services, 12, error))
+    assert {task: len(held) for task, held in server.shown().items()} == dict.fromkeys(TASKS, 1)
+    assert server.shown()[12][0]["result"] == []
+    assert problem_of(services, 12) == f"v1: it cannot be predicted: {problem}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("", {}, Exception("gone")),
+        LabelStudioDown("no answer"),
+        KeyboardInterrupt(),
+        SystemExit(),
+    ],
+)
+def test_what_says_nothing_of_a_task_leaves_it_to_the_next_try(
+    services: Services,
+    champion: Champion,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    champion(1)
+    monkeypatch.setattr(backlog, "CHUNK_S", 600.0)  # however busy the machine is
+    with pytest.raises(type(error)):
+        backlog.predict_block(raising(services, 12, error), 1, 1, TASKS)
+    assert problem_of(services, 12) is None
+    backlog.predict_block(services, 1, 1, TASKS)
+    assert done(services, 1) == set(TASKS)
+
+
+def test_a_task_that_kills_its_worker_is_left_alone_after_the_second_time(
+    services: Services, champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion(1)
+    monkeypatch.setattr(backlog, "CHUNK_S", 600.0)
+    deadly = raising(services, 12, SystemExit())
+    for _ in range(2):
+        with monkeypatch.context() as killed, pytest.raises(SystemExit):
+            killed.setattr(deadly.queues, "ended", lambda name: None)  # nobody comes that far
+            backlog.predict_block(deadly, 1, 1, [12])
+    assert problem_of(services, 12) is None
+    backlog.predict_block(deadly, 1, 1, TASKS)
+    assert done(services, 1) == {11, 13, 14}
+    assert problem_of(services, 12) == (
+        "v1: predicting it killed its process 2 times; was it out of memory?"
+    )
+    projects.forget_problems(services, 1)
+    backlog.predict_block(services, 1, 1, [12])
+    assert done(services, 1) == set(TASKS), "who asks for it has it tried again"
 
 
 @dataclass

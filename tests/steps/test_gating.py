@@ -14,6 +14,7 @@ import torch
 
 import models.base
 from backend import cli_jobs, residents
+from backend.errors import ImageError, LabelclimbError, LabelStudioDown
 from backend.records import Job, Version
 from backend.steps import projects as project_steps
 from backend.steps.training import fitting, progress, training_job
@@ -247,3 +248,57 @@ def test_another_error_at_the_gate_is_not_taken_for_a_lack_of_memory(
     pipeline.fitted = Watched(RIGHT, tell=tell)
     with pytest.raises(RuntimeError, match="mat1"):
         work(services, begun(services))
+
+
+@dataclass
+class Fading:
+    """Images of which one is gone, or Label Studio down, once the training has begun."""
+
+    real: Any
+    error: LabelclimbError
+    task: int = KEPT[0]
+    is_gone: bool = False
+    loaded: list[int] = field(default_factory=list)
+
+    def load(self, uri: str, task_id: int) -> Image:
+        if self.is_gone:
+            self.loaded.append(task_id)
+            if task_id == self.task:
+                raise self.error
+        image: Image = self.real.load(uri, task_id)
+        return image
+
+    def fade(self, profile: Any, report: Any) -> None:
+        self.is_gone = True
+
+
+def test_a_task_whose_image_is_gone_at_the_gate_is_left_out_for_both_versions(
+    services: Services, pipeline: Fit
+) -> None:
+    images = Fading(services.images, ImageError("the image is gone (404)"))
+    seen: dict[str, list[int]] = {"champion": [], "challenger": []}
+
+    def tell(name: str) -> Callable[[Watched], None]:
+        return lambda one: seen[name].append(images.loaded[-1])
+
+    pipeline.act, pipeline.fitted = images.fade, Watched(RIGHT, tell=tell("challenger"))
+    both = reigning(replace(services, images=images), Watched(RIGHT, tell=tell("champion")))  # type: ignore[arg-type]
+    job = work(both, begun(both))
+    assert (job.state, job.error) == ("publishing", None)
+    assert images.loaded == [*KEPT], "each is read once"
+    assert seen == {"champion": [*KEPT[1:]], "challenger": [*KEPT[1:]]}
+    with both.store.reading() as tx:
+        version = versions.get(tx, 1, 2)
+    assert version is not None and version.gate["figures"]["tasks"] == len(KEPT) - 1
+
+
+def test_when_label_studio_is_down_at_the_gate_the_queue_tries_again(
+    services: Services, pipeline: Fit
+) -> None:
+    images = Fading(services.images, LabelStudioDown("no answer"))
+    pipeline.act = images.fade
+    away = replace(services, images=images)  # type: ignore[arg-type]
+    job = begun(away)
+    with pytest.raises(LabelStudioDown):
+        work(away, job)
+    assert look(away, job).state == "queued" and kept(away) == ([], [])

@@ -22,6 +22,7 @@ from backend.steps.training.progress import Watch
 from backend.steps.training.training_job import AGAIN_AFTER, ELSEWHERE_AFTER
 from backend.store import jobs, projects
 from backend.wiring import Services
+from models.base import Profile, Report
 from tests.steps.conftest import NOW, PlayedQueues
 from tests.steps.test_train import taught
 from tests.steps.training_jobs import Clock, Fit, begun, clock, look, pipeline, work
@@ -86,7 +87,7 @@ def wait(services: Services, project: int, after_s: float, *gpus: str) -> None:
     at = NOW + timedelta(seconds=after_s)
     with services.store.transaction() as tx:
         job = Job(f"train-{project}-x", project, "train", "waiting", created_at=at)
-        jobs.put(tx, replace(job, started_at=NOW, detail={"gpus": [*gpus]}))
+        jobs.put(tx, replace(job, started_at=NOW, detail={"gpus": [[*gpus]]}))
 
 
 def test_a_training_whose_gpu_is_held_gives_its_worker_back_and_is_neither_lost_nor_failed(
@@ -96,11 +97,13 @@ def test_a_training_whose_gpu_is_held_gives_its_worker_back_and_is_neither_lost_
     leases.queued()
     assert (job.state, job.detail["stage"], job.error) == ("waiting", "waiting for GPU", None)
     assert str(cli_jobs.row(job)[1]) == "waiting for GPU"
+    (advice,) = cli_jobs.sentences(job)
+    assert f"another training uses {GPU}; this one begins by itself" in str(advice)
     assert pipeline.given == [], "it has not begun"
     clock.now += tick.GRACE + timedelta(seconds=1)
     tick.note_dead_jobs(services, 1)
     decision = decide.next_steps(services, 1)
-    assert decision.reason == "a training is queued or running"
+    assert decision.reason.startswith("a training waits for a GPU that another one uses")
     assert look(services, job).state == "waiting"
     training_job.queue_waiting(services)
     assert leases.queued() == []
@@ -122,6 +125,23 @@ def test_it_is_queued_again_when_the_gpu_is_free_and_knows_what_it_knew(
     assert (ended.state, pipeline.given) == ("publishing", [("cuda", 8)])
     assert ended.detail["notes"] == ["said before"]
     assert (leases.taken, leases.held) == ([GPU], set()), "lent, and given back"
+
+
+def test_a_training_that_goes_on_on_the_cpu_gives_its_gpu_back(
+    services: Services, pipeline: Fit, leases: Leases
+) -> None:
+    leases.held.clear()
+    held_on: dict[str, set[str]] = {}
+
+    def act(profile: Profile, report: Report) -> None:
+        device, _ = pipeline.given[-1]
+        held_on[device] = set(leases.held)
+        if device != "cpu":
+            raise MemoryError("CUDA out of memory")
+
+    pipeline.act = act
+    assert work(services, begun(services)).state == "publishing"
+    assert held_on == {"cuda": {GPU}, "cpu": set()}
 
 
 def test_now_and_then_it_is_offered_to_workers_with_another_gpu(
@@ -162,6 +182,21 @@ def test_of_those_that_wait_for_a_gpu_the_oldest_is_queued(
     leases.held = {"b"}
     training_job.queue_waiting(services)
     assert leases.queued() == ["8"], "5 would be in the way of 6"
+
+
+def test_a_worker_with_another_busy_gpu_costs_a_training_no_place_in_its_line(
+    services: Services, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = begun(services)
+    work(services, job)
+    wait(services, 5, 60, GPU)
+    leases.held.add("gpu-cuda:1")
+    monkeypatch.setattr(models.base, "resolve_device", lambda device: "cuda:1")
+    assert work(services, job).detail["gpus"] == [[GPU], ["gpu-cuda:1"]]
+    leases.queued()
+    leases.held.discard(GPU)
+    training_job.queue_waiting(services)
+    assert leases.queued() == ["1"], "not the younger one"
 
 
 def test_when_all_are_offered_the_oldest_is_put_to_the_front_last(
@@ -217,8 +252,8 @@ def test_all_gpus_of_a_training_are_lent_in_the_order_of_their_names(
 ) -> None:
     leases.held.clear()
     watch = Watch(two_gpus, begun(two_gpus).id)
-    with fitting.alone(two_gpus, watch) as device:
-        assert (device, leases.held) == ("cuda", {"gpu-a", "gpu-b"})
+    with fitting.alone(two_gpus, watch) as place:
+        assert (place.device, leases.held) == ("cuda", {"gpu-a", "gpu-b"})
     assert (leases.taken, leases.held) == (["gpu-a", "gpu-b"], set())
 
 
@@ -229,7 +264,7 @@ def test_all_gpus_or_none(two_gpus: Services, leases: Leases) -> None:
     with pytest.raises(LockHeld, match="'gpu-b' is held"), fitting.alone(two_gpus, watch):
         raise AssertionError("it is not alone")
     assert (leases.taken, leases.held) == (["gpu-a"], {"gpu-b"}), "the first was given back"
-    assert look(two_gpus, job).detail["gpus"] == ["gpu-a", "gpu-b"]
+    assert look(two_gpus, job).detail["gpus"] == [["gpu-a", "gpu-b"]]
 
 
 def test_the_cpu_is_shared(services: Services, pipeline: Fit, leases: Leases) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from backend.errors import QueueError
 from backend.records import Task
@@ -99,6 +100,29 @@ def test_what_comes_too_late_is_skipped_and_published_afterwards(
     as_stored(shown, answers[1:], [NEW])
     run(services)
     assert held(shown, NEW) == 1
+
+
+class Killed(BaseException):
+    """No handler of errors sees a process that ends."""
+
+
+@pytest.mark.parametrize("error", [Killed(), OperationalError("", {}, Exception("gone"))])
+def test_what_breaks_off_is_published_afterwards(
+    services: Services,
+    shown: FakeLabelStudio,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    def breaks_off(*_: Any) -> bool:
+        raise error
+
+    monkeypatch.setattr(queues, "propose_now", breaks_off)
+    with pytest.raises(type(error)):
+        ask(services, payload(11), payload(NEW))
+    shown.tasks = [*TASKS, NEW]
+    run(services)
+    assert [held(shown, task) for task in shown.tasks] == [1] * len(shown.tasks)
+    assert shown.model_version == "v1", "it was added to what is shown"
 
 
 def test_publishing_leaves_alone_what_is_being_answered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -92,6 +93,16 @@ def test_memory_that_ran_out_in_another_process_is_said_here(two: Services) -> N
     dying = together.shared(two, task, fit_alone, (*FOLLOWER, "die"))
     with pytest.raises(MemoryError, match=r"(?s)process 1 .* ended with 1: .*not enough memory"):
         dying(profile=PROFILE, device="cpu")
+
+
+def test_of_several_processes_the_one_that_failed_is_named(tmp_path: Path) -> None:
+    started = {}
+    for rank, status in ((1, 0), (2, 3)):
+        (tmp_path / f"{rank}.log").write_text(f"said by {rank}")
+        started[rank] = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({status})"])
+        started[rank].wait()
+    found = together._died(tmp_path, started)
+    assert str(found) == "process 2 of the training ended with 3: said by 2"
 
 
 def test_one_process_is_the_fit_itself(services: Services) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import models.base
+from backend.errors import StorageError
 from backend.labelstudio import rle
 from backend.loop import gate
 from backend.records import Annotation, Task, VerifiedMask, Version, WeakLabel
@@ -18,7 +19,7 @@ from backend.residents import Residents
 from backend.steps import projects as project_steps
 from backend.steps.training import train
 from backend.store import annotations as annotation_rows
-from backend.store import learning, tasks, versions
+from backend.store import learning, tasks, unrecorded, versions
 from backend.store import projects as project_rows
 from backend.wiring import Services
 from models.base import (
@@ -231,3 +232,37 @@ def test_a_version_of_an_older_pipeline_still_loads_and_serves(services: Service
     image = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
     one, other = (f.propose(image, specs=[spec]).proposals[0] for f in (old, fitted))
     assert np.array_equal(one.mask, other.mask) and one.score == other.score
+
+
+@dataclass
+class Away:
+    """Versions in a store that does not answer the first so many questions for a number."""
+
+    real: Any
+    times: int
+
+    def exists(self, project: int, number: int) -> bool:
+        self.times -= 1
+        if self.times >= 0:
+            raise StorageError("s3://models cannot be used (connection reset)")
+        return bool(self.real.exists(project, number))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_what_was_trained_waits_for_a_store_that_is_away_when_it_asks_for_a_number(
+    taught: Services, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(train, "SAVE_AGAIN_S", (0.0, 0.0))
+    away: Any = replace(taught, registry=Away(taught.registry, times))  # type: ignore[arg-type]
+    if times > 2:
+        with pytest.raises(StorageError, match="connection reset"):
+            run(away, composite(crack=4, rust=4), monkeypatch)
+    else:
+        version, _ = run(away, composite(crack=4, rust=4), monkeypatch)
+        assert taught.registry.list(1) == [version.number]
+    with taught.store.transaction() as tx:
+        unrecorded.give_up(tx, 1)
+        assert unrecorded.given_up(tx, 1) == set(), "no number is left as being written"

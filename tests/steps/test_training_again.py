@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from backend.errors import StorageError
-from backend.records import WeakLabel
+from backend.errors import JobOver, StorageError
+from backend.records import JobState, WeakLabel
 from backend.steps import decide, queues, tick
-from backend.steps.training import training_job
+from backend.steps.training import progress, training_job
+from backend.steps.training.progress import Watch
 from backend.steps.training.training_job import AGAIN_AFTER
-from backend.store import learning, projects
+from backend.store import jobs, learning, projects
 from backend.wiring import Services
 from models.base import Profile, Progress, Report
 from tests.steps.conftest import NOW
@@ -110,6 +111,60 @@ def test_a_worker_that_died_is_noticed_and_its_training_begins_again_at_once(
     assert begun(services).id == job.id
 
 
+@pytest.mark.parametrize("ended", ["publishing", "done"])
+def test_a_process_that_was_taken_for_dead_leaves_the_job_to_the_one_that_did_it(
+    services: Services, pipeline: Fit, ended: JobState
+) -> None:
+    job = begun(services)
+    first = Watch(services, job.id)
+    first(Progress("training", "crack", 1, 100, 0.01))
+    work(services, job)
+    with services.store.transaction() as tx:
+        jobs.change(tx, job.id, state=ended)
+    before = look(services, job)
+    with pytest.raises(JobOver, match=f"done by another process, it is {ended}"):
+        first(Progress("gating", "crack", 1, 100, 0.5))
+    with pytest.raises(JobOver):
+        first.begin("gating", "gate")
+    assert look(services, job) == before
+
+
+def test_a_training_ends_twice_and_keeps_one_version(services: Services, pipeline: Fit) -> None:
+    """The second process ends while the first one writes its files."""
+    job = begun(services)
+    real, outrun = services.registry, []
+
+    @dataclass
+    class Slow:
+        def save(self, *args: Any) -> Path:
+            if not outrun:
+                outrun.append(True)
+                work(services, job)
+            return real.save(*args)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    slow: Any = Slow()
+    ended = work(replace(services, registry=slow), job)
+    assert ended.state == "publishing" and "begun_at" in ended.detail
+    recorded, stored = kept(services)
+    assert len(recorded) == 1 and stored == recorded
+
+
+def test_publishing_goes_on_although_a_job_does_not_say_since_when(
+    services: Services, pipeline: Fit, clock: Clock
+) -> None:
+    job = work(services, begun(services))
+    with services.store.transaction() as tx:
+        jobs.change(tx, job.id, detail={"stage": "training"})
+    progress.published(services, 1, 0, 4)
+    clock.now += timedelta(seconds=30)
+    progress.published(services, 1, 1, 4)
+    detail = look(services, job).detail
+    assert (detail["step"], detail["steps"], detail["seconds_left"]) == (1, 4, 90.0)
+
+
 def test_two_who_decide_at_once_begin_one_training(services: Services) -> None:
     for snapshot in ("a" * 16, "b" * 16, "a" * 16):
         queues.train(services, 1, snapshot)
@@ -141,6 +196,17 @@ def test_a_schedule_set_now_looks_ahead_and_can_be_taken_back(
     assert decide.training_decision(services, 1)[0].train
     decide.change_policy(services, 1, schedule="")
     assert why(services) == "13 of 1000 new labels"
+
+
+def test_a_scheduled_training_that_is_put_off_is_tried_again_before_the_next_time(
+    services: Services, clock: Clock
+) -> None:
+    decide.change_policy(services, 1, train_after=1000, schedule="13:00")
+    clock.now += timedelta(hours=1, minutes=1)
+    training_job.put_off(services, begun(services), "its worker died", after=timedelta(minutes=5))
+    assert decide.training_decision(services, 1)[0].train is False
+    clock.now += timedelta(minutes=6)
+    assert decide.training_decision(services, 1)[0].train
 
 
 def test_labels_count_as_new_although_the_clock_was_ahead_at_the_last_training(

@@ -152,6 +152,36 @@ def test_what_a_kill_between_files_and_record_leaves_goes_when_the_next_try_has_
     assert kept(services) == ([2], [2])
 
 
+def test_a_training_that_was_put_off_is_cancelled_and_stays_away(
+    services: Services, pipeline: Fit, clock: Clock
+) -> None:
+    job = begun(services)
+    training_job.put_off(services, job, "no room left at /models; free some")
+    assert look(services, job).again_at == NOW + training_job.AGAIN_AFTER
+    clock.now += timedelta(minutes=1)
+    ended = training_job.cancel(services, job.id)
+    assert (ended.state, ended.error, ended.again_at) == ("cancelled", None, None)
+    assert ended.finished_at == clock.now
+    clock.now += training_job.AGAIN_AFTER
+    assert not decide.next_steps(services, 1).train
+    assert why(services).startswith("0 of 5 new labels"), "those labels count as dealt with"
+    with pytest.raises(JobOver, match="it is cancelled already"):
+        training_job.cancel(services, job.id)
+    with services.store.transaction() as tx:
+        projects.update(tx, 1, train_requested_at=clock.now)
+    assert work(services, begun(services)).state == "publishing"
+
+
+def test_a_training_that_failed_for_good_cannot_be_cancelled(
+    services: Services, pipeline: Fit
+) -> None:
+    job = begun(services)
+    training_job.give_up(services, job, "the labels are contradictory")
+    with pytest.raises(JobOver, match="it is failed already"):
+        training_job.cancel(services, job.id)
+    assert look(services, job).error == "the labels are contradictory"
+
+
 def test_a_version_that_is_made_cannot_be_cancelled(services: Services, pipeline: Fit) -> None:
     job = work(services, begun(services))
     with pytest.raises(JobOver, match="is being published; `labelclimb activate`"):

@@ -92,6 +92,18 @@ def test_regions_of_several_tasks_are_read_together(store: Store) -> None:
         assert [one.region_id for one in found[10]] == [f"v1-10-{n}" for n in range(1, 12)]
 
 
+def test_any_number_of_tasks_is_claimed_and_none_twice(store: Store) -> None:
+    wanted = {task: task / 70_000 for task in range(70_000)}
+    with store.transaction() as tx:
+        publishing.record(tx, 7, "v1", {5: 0.5})
+        assert publishing.claim(tx, 7, "v1", {}) == {}
+        claimed = publishing.claim(tx, 7, "v1", wanted)
+        assert claimed == {task: wanted[task] for task in wanted if task != 5}
+        assert publishing.of(tx, 7, "v1") == {**claimed, 5: 0.5}
+        publishing.release(tx, 7, "v1", range(600))
+        assert list(publishing.claim(tx, 7, "v1", {9: 0.5, 599: 0.5, 600: 0.5})) == [9, 599]
+
+
 def test_published_priorities_are_kept_by_name(store: Store) -> None:
     with store.transaction() as tx:
         publishing.record(tx, 7, "v1", {10: 0.25, 11: 0.5})

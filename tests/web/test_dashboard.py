@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from fastapi.testclient import TestClient
 
-from backend.records import Job, Task, Version
+from backend.records import Job, JobState, Task, Version
 from backend.steps import projects as project_steps
 from backend.store import jobs, projects, reigns, tasks, versions
 from backend.web import forms
@@ -161,6 +161,38 @@ def test_a_running_job_shows_where_it_stands(
     assert "training, crack, step 40 of 400, loss 0.512, F 0.250, 81 s left" in text
     assert 'value="0.1"' in text
     assert 'value="train-7-b"' in text, "it can be cancelled"
+
+
+@pytest.mark.parametrize(
+    ("state", "is_put_off", "is_offered"),
+    [
+        ("queued", False, True),
+        ("waiting", False, True),
+        ("gating", False, True),
+        ("publishing", False, False),
+        ("failed", True, True),
+        ("failed", False, False),
+        ("cancelled", False, False),
+    ],
+)
+def test_cancel_is_offered_where_it_can_be_done(
+    client: TestClient,
+    project: int,
+    services: Services,
+    state: JobState,
+    is_put_off: bool,
+    is_offered: bool,
+) -> None:
+    again_at = NOW + timedelta(minutes=5) if is_put_off else None
+    job = Job("train-7-d", project, "train", state, error="disk full", again_at=again_at)
+    with services.store.transaction() as tx:
+        jobs.put(tx, replace(job, created_at=NOW, finished_at=NOW))
+    text = page(client, "/projects/7/live")
+    assert ('value="train-7-d"' in text) == is_offered
+    words = " ".join(text.split())
+    assert ("disk full; tried again at 2026-11-21 12:05:00 UTC" in words) == is_put_off
+    code, _ = post(client, "cancel", token_of(page(client, "/projects/7")), job="train-7-d")
+    assert code == (303 if is_offered else 409)
 
 
 def test_the_queue_links_to_label_studio_and_says_why(

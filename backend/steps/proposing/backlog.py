@@ -51,7 +51,7 @@ def predict_block(services: Services, project_id: int, number: int, ids: Sequenc
             and not proposals.has(tx, project_id, number, task.id)
         ]
     if project is not None and project.champion == number:
-        propose(services, project, number, lacking, longest_s=CHUNK_S)
+        propose(services, project, number, lacking, longest_s=CHUNK_S, alone=True)
     queues.publish(services, project_id)
 
 

@@ -36,7 +36,8 @@ def answer(
 
     A task that cannot be predicted gets an empty prediction. One that is late gets none: an item
     without `result`, which Label Studio skips, as it is published afterwards. Label Studio stores
-    what it gets here, so those tasks count as published.
+    what it gets here, so those tasks count as published. If the process is killed meanwhile, they
+    have to wait for the next version or order, which publishes every open task anew.
     """
     name = project.published
     if name is None:
@@ -46,16 +47,25 @@ def answer(
     wanted = {task.id: UNRANKED for task in parsed if task is not None}
     with services.store.transaction() as tx:
         claimed = publishing.claim(tx, project.id, name, wanted)
-    answered = _answers(services, project, name, parsed)
+    try:
+        answered = _answers(services, project, name, parsed)
+    except BaseException:
+        _release(services, project, name, list(claimed))
+        raise
     late = [
         task.id
         for task, row in zip(parsed, answered, strict=True)
         if task is not None and task.id in claimed and "result" not in row
     ]
-    if late:
-        with services.store.transaction() as tx:
-            publishing.release(tx, project.id, name, late)
+    _release(services, project, name, late)
     return answered
+
+
+def _release(services: Services, project: Project, name: str, unanswered: Sequence[int]) -> None:
+    """Leave tasks to be published, as Label Studio gets no answer for them."""
+    if unanswered:
+        with services.store.transaction() as tx:
+            publishing.release(tx, project.id, name, unanswered)
 
 
 def _answers(

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from backend.errors import ImageError, UnknownThing
+from backend.errors import ImageError, LabelclimbError, UnknownThing
 from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.labelstudio.config import LabelConfig
@@ -24,6 +24,8 @@ from models.base import ClassProposal, Fitted, TaskProposal
 from models.masks import grouping
 from models.masks.grouping import Group
 
+MOST_DEATHS = 2  # of processes that began with a task; then it is left alone
+
 log = structlog.get_logger(__name__)
 
 
@@ -34,12 +36,15 @@ def propose(
     batch: Sequence[Task],
     *,
     longest_s: float | None = None,
+    alone: bool = False,
 ) -> None:
     """Predict a batch with version `number`; one bad image does not spoil the others.
 
     longest_s: no further task is begun after that, so that a person who waits is not kept waiting.
-    A task whose image cannot be had keeps the reason and gets no proposals. Raises
-    LabelStudioDown: then nothing is wrong with the images, and the job is tried again.
+    alone: no other process is at these tasks; one that killed those before is not begun again.
+    A task whose image cannot be had, or that cannot be predicted, keeps the reason and gets no
+    proposals. Raises LabelStudioDown and the like: then nothing is wrong with the images, and the
+    job is tried again.
     """
     with services.store.reading() as tx:
         version = versions.get(tx, project.id, number)
@@ -49,7 +54,10 @@ def propose(
     began = time.monotonic()
     for task in batch:
         fitted = services.residents.get(project.id, number, version.pipeline)
-        _propose_one(services, fitted, config, number, task)
+        if alone:
+            _propose_counted(services, fitted, config, number, task)
+        else:
+            _propose_one(services, fitted, config, number, task)
         if longest_s is not None and time.monotonic() - began >= longest_s:
             return
 
@@ -62,9 +70,29 @@ def propose_ids(services: Services, project_id: int, number: int, ids: Sequence[
     propose(services, project, number, [task for task in found if task is not None])
 
 
+def _propose_counted(
+    services: Services, fitted: Fitted, config: LabelConfig, number: int, task: Task
+) -> None:
+    """Predict a task, unless the processes that tried so far did not live to see the end."""
+    name = f"predict-{task.project}-{number}-{task.id}"
+    deaths = services.queues.begun(name) - 1
+    try:
+        if deaths < MOST_DEATHS:
+            _propose_one(services, fitted, config, number, task)
+        else:
+            reason = f"predicting it killed its process {deaths} times; was it out of memory?"
+            _note_problem(services, task, problem_of(number, reason))
+    finally:
+        services.queues.ended(name)
+
+
 def _propose_one(
     services: Services, fitted: Fitted, config: LabelConfig, number: int, task: Task
 ) -> None:
+    """Predict a task and keep its proposals, or its problem; that of a store is not its own.
+
+    Also the job's time limit becomes its problem: a block begins a task in its first seconds only.
+    """
     try:
         image = services.images.load(task.image, task.id)
     except ImageError as error:
@@ -75,8 +103,11 @@ def _propose_one(
     try:
         seen = shortage.propose(services, task, number, fitted, image, specs)
         proposal = _renamed(seen, names)
-    except (RuntimeError, ValueError, MemoryError, cv2.error) as error:
-        _note_problem(services, task, problem_of(number, f"it cannot be predicted: {error}"))
+    except (LabelclimbError, SQLAlchemyError):
+        raise
+    except Exception as error:  # noqa: BLE001 - networks raise anything
+        reason = f"it cannot be predicted: {type(error).__name__}: {error}"
+        _note_problem(services, task, problem_of(number, reason))
         return
     height_px, width_px = image.shape[:2]
     regions = _regions(_groups(proposal, config, services.settings.max_regions), task, number)

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from backend.errors import InvalidPayload, LabelStudioError, QueueError
+from backend.errors import InvalidPayload, LabelStudioError
 from backend.labelstudio import config as label_config
 from backend.labelstudio import image_choices, results
 from backend.labelstudio.config import LabelConfig
@@ -132,17 +132,20 @@ def _push_more(
     priorities: Mapping[int, float],
     check: Callable[[], None],
 ) -> None:
-    """Add new tasks to what is shown; if that breaks off, everything is shown under a new name."""
+    """Add new tasks to what is shown; if that breaks off, everything is shown under a new name.
+
+    However it breaks off: the new order is wanted from the claims on, and is taken for shown once
+    they are kept, unless somebody else has asked for one as well.
+    """
     name = project.published or ""
     with services.store.transaction() as tx:
         wanted = {task.id: priorities.get(task.id, 0.0) for task in missing}
         claimed = publishing.claim(tx, project.id, name, wanted)
-    try:
-        _push(services, project, name, [t for t in missing if t.id in claimed], claimed, check)
-    except (LabelStudioError, QueueError):
+        asked = want_order(tx, project.id).order_wanted
+    _push(services, project, name, [t for t in missing if t.id in claimed], claimed, check)
+    if asked == project.order_wanted + 1:
         with services.store.transaction() as tx:
-            want_order(tx, project.id)
-        raise
+            projects.update(tx, project.id, order_shown=asked)
 
 
 def _note_shown(services: Services, project: Project, name: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -28,8 +29,16 @@ class Fit(Protocol):
         """Train one version."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """The device that a training computes on; leave: lets others have its GPUs, once or more."""
+
+    device: str
+    leave: Callable[[], None]
+
+
 @contextlib.contextmanager
-def alone(services: Services, watch: Watch) -> Iterator[str]:
+def alone(services: Services, watch: Watch) -> Iterator[Place]:
     """Give the device once its GPUs are ours, all that the training uses; the CPU is shared.
 
     Raises LockHeld when another training holds one of them, or has waited longer for it: the job
@@ -48,7 +57,7 @@ def alone(services: Services, watch: Watch) -> Iterator[str]:
             watch.wait(gpus)
             raise
         watch.begin("running", "reading images")
-        yield device
+        yield Place(device, held.close)
 
 
 def _require_turn(services: Services, watch: Watch, gpus: Sequence[str]) -> None:
@@ -56,7 +65,7 @@ def _require_turn(services: Services, watch: Watch, gpus: Sequence[str]) -> None
     with services.store.reading() as tx:
         older = jobs.waiting(tx, before=watch.queued_at)
     for job in older:
-        if not set(gpus).isdisjoint(job.detail.get("gpus", ())):
+        if any(not set(gpus).isdisjoint(wanted) for wanted in job.detail.get("gpus", ())):
             raise LockHeld(f"{job.id} has waited longer for {' and '.join(gpus)}")
 
 
@@ -77,14 +86,14 @@ def devices(device: str, processes: int) -> tuple[str, ...]:
     return tuple(f"cuda:{rank}" for rank in range(processes))
 
 
-def fit(attempt: Fit, profile: Profile, device: str, watch: Watch) -> Fitted:
+def fit(attempt: Fit, profile: Profile, place: Place, watch: Watch) -> Fitted:
     """Train; when memory runs out with smaller batches, then on the CPU, and say so.
 
     Raises OutOfMemory when even that does not help.
     """
     while True:
         profile_now = memory.sized(profile, watch.means.halvings)
-        device_now = "cpu" if watch.means.on_cpu else device
+        device_now = "cpu" if watch.means.on_cpu else place.device
         try:
             return attempt(profile=profile_now, device=device_now)
         except SHORTAGES as error:
@@ -92,6 +101,8 @@ def fit(attempt: Fit, profile: Profile, device: str, watch: Watch) -> Fitted:
                 raise
             _take_less(profile, device_now, watch, error)
         release()  # here, where nothing refers to what the attempt held
+        if watch.means.on_cpu:
+            place.leave()
 
 
 def _take_less(profile: Profile, device: str, watch: Watch, error: BaseException) -> None:

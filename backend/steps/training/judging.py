@@ -13,11 +13,12 @@ import structlog
 
 import models.base
 from backend import residents
+from backend.errors import ImageError
 from backend.loop import gate
 from backend.steps.proposing import shortage
 from backend.steps.training.progress import Watch
 from backend.wiring import Services
-from models.base import ClassSpec, Fitted, Progress, Sample
+from models.base import ClassSpec, Fitted, Image, Progress, Sample
 from models.memory import SHORTAGES, is_out_of_memory
 from models.pipelines.auto import AutoFitted, combine
 
@@ -90,28 +91,45 @@ def judged(
 def _scores(
     training_set: TrainingSet, sides: Sequence[Side], watch: Watch
 ) -> list[list[gate.TaskScore]]:
-    """Score versions on the held-out tasks whose masks a person has verified."""
+    """Score versions on the held-out tasks whose masks a person has verified.
+
+    A task whose image cannot be had is left out for all of them.
+    """
     verified = [sample for sample in training_set.held_out if sample.masks]
-    steps, found = len(verified) * len(sides), []
-    for turn, side in enumerate(sides):
-        scores = []
-        for done, sample in enumerate(verified, start=1 + turn * len(verified)):
-            specs = [spec for spec in training_set.specs if spec.name in sample.masks]
-            scores += _task_scores(side, sample, specs, watch)
+    steps, done = len(verified) * len(sides), 0
+    found: list[list[gate.TaskScore]] = [[] for _ in sides]
+    for sample in verified:
+        image = _image(sample)
+        specs = [spec for spec in training_set.specs if spec.name in sample.masks]
+        for scores, side in zip(found, sides, strict=True):
+            if image is not None:
+                scores.extend(_task_scores(side, sample, image, specs, watch))
+            done += 1
             watch(Progress("gate", "", done, steps, done / steps))
-        found.append(scores)
     return found
 
 
+def _image(sample: Sample) -> Image | None:
+    """Return a task's image; None when it cannot be had.
+
+    Raises LabelStudioError when that is not the image's fault.
+    """
+    try:
+        return sample.load()
+    except ImageError as error:
+        log.warning("left out of the gate", task=sample.key, reason=str(error))
+        return None
+
+
 def _task_scores(
-    side: Side, sample: Sample, specs: Sequence[ClassSpec], watch: Watch
+    side: Side, sample: Sample, image: Image, specs: Sequence[ClassSpec], watch: Watch
 ) -> list[gate.TaskScore]:
     def say(change: str) -> None:
         log.warning("out of memory", judging=side.name, goes_on_with=change)
         watch.note(f"out of memory: judges {side.name} with {change}")
 
     try:
-        side.fitted, seen = shortage.proposed(side.fitted, sample.load(), specs, side.less, say)
+        side.fitted, seen = shortage.proposed(side.fitted, image, specs, side.less, say)
     except SHORTAGES as error:
         if not is_out_of_memory(error):
             raise

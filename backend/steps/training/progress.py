@@ -22,7 +22,7 @@ KEPT = ("class_name", "loss", "f_measure")  # shown until there are newer ones
 
 
 class Watch:
-    """Writes a job's progress into its row; everything raises JobOver once it was cancelled.
+    """Writes a job's progress into its row; everything raises JobOver once it is over.
 
     A job without a row (a training called by hand) is watched by nobody.
     """
@@ -41,6 +41,7 @@ class Watch:
         self.means = Means() if job is None else Means(job.halvings, job.on_cpu)
         notes = [] if job is None else list(job.detail.get("notes", ()))
         self._detail: dict[str, Any] = {"notes": notes}
+        self._waited_for = [] if job is None else list(job.detail.get("gpus", ()))
 
     def __call__(self, progress: Progress) -> None:
         """Take in where the training stands."""
@@ -61,8 +62,12 @@ class Watch:
         self._write(state=state)
 
     def wait(self, gpus: Sequence[str]) -> None:
-        """Say that the job waits until these GPUs are free; it is queued again then."""
-        self._detail = {**self._detail, "gpus": [*gpus]}
+        """Say that the job waits until these GPUs are free; it is queued again then.
+
+        It keeps its place in the line for those that other workers had offered to it.
+        """
+        others = [known for known in self._waited_for if known != [*gpus]]
+        self._detail = {**self._detail, "gpus": [*others, [*gpus]]}
         self.begin("waiting", "waiting for GPU")
 
     def note(self, sentence: str, means: Means | None = None) -> None:
@@ -75,10 +80,15 @@ class Watch:
         self._write(**changes)
 
     def check(self, tx: Connection) -> None:
-        """Raise JobOver if somebody has cancelled the job."""
+        """Raise JobOver if somebody has cancelled the job, or if another process did its work.
+
+        Two are at it when Redis has forgotten the first one: the second to end changes nothing.
+        """
         job = jobs.get(tx, self._id)
         if job is not None and job.state == "cancelled":
             raise JobOver(f"job {self._id} was cancelled")
+        if job is not None and job.state in ("publishing", "done"):
+            raise JobOver(f"job {self._id} was done by another process, it is {job.state}")
 
     def publishing(self, tx: Connection) -> None:
         """Note that the job's own work is done, and its version is being shown."""
@@ -88,8 +98,8 @@ class Watch:
 
     def _write(self, **changes: Any) -> None:
         with self._services.store.transaction() as tx:
-            if not jobs.change(tx, self._id, detail=dict(self._detail), **changes):
-                self.check(tx)
+            self.check(tx)
+            jobs.change(tx, self._id, detail=dict(self._detail), **changes)
 
 
 def published(services: Services, project: int, done: int, tasks: int) -> None:
@@ -97,11 +107,13 @@ def published(services: Services, project: int, done: int, tasks: int) -> None:
     with services.store.reading() as tx:
         shown = jobs.publishing(tx, project)
     share = done / tasks if tasks else 1.0
+    now = services.clock()
     for job in shown:
-        begun_at = datetime.fromisoformat(job.detail["begun_at"])
-        spent_s = (services.clock() - begun_at).total_seconds()
+        begun_at = job.detail.get("begun_at", now.isoformat())
+        spent_s = (now - datetime.fromisoformat(begun_at)).total_seconds()
         left_s = Pace(0.0).seen(share, spent_s).seconds_left
         new = {"step": done, "steps": tasks, "fraction": share, "seconds_left": left_s}
+        new = {**new, "begun_at": begun_at}
         with services.store.transaction() as tx:
             jobs.progress(tx, job.id, {**job.detail, **new})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from backend.labelstudio import config as label_config
 from backend.loop import policy
 from backend.records import Project
 from backend.store import versions
@@ -20,21 +21,25 @@ def choose(
     """Ask the policy whether to train on from the champion or afresh."""
     with services.store.reading() as tx:
         champion = versions.champion(tx, project.id)
+        made = [version.number for version in versions.list(tx, project.id)]
     about: dict[str, Any] = champion.metrics.get(START, {}) if champion else {}
     state = policy.StartState(
-        number=champion.number + 1 if champion else 1,
-        classes=_trainable(samples),
+        number=max(made, default=0) + 1,
+        classes=_trainable(project, samples),
         encoder=encoder,
-        champion_classes=frozenset(champion.classes) if champion else None,
+        champion_classes=frozenset(about.get("classes", champion.classes)) if champion else None,
         champion_encoder=about.get("encoder"),
     )
     return policy.choose_start(state)
 
 
-def described(start: policy.Start, samples: Sequence[Sample], encoder: str) -> dict[str, Any]:
+def described(
+    start: policy.Start, project: Project, samples: Sequence[Sample], encoder: str
+) -> dict[str, Any]:
     """Return what the next training needs to know of this one."""
     return {
         "labels": count(samples),
+        "classes": sorted(_trainable(project, samples)),
         "encoder": encoder,
         "warm": start.warm,
         "reason": start.reason,
@@ -46,9 +51,11 @@ def count(samples: Sequence[Sample]) -> int:
     return sum(len(sample.points) for sample in samples)
 
 
-def _trainable(samples: Sequence[Sample]) -> frozenset[str]:
+def _trainable(project: Project, samples: Sequence[Sample]) -> frozenset[str]:
+    """Return the classes of the label config that have points of both signs."""
+    served = {spec.name for spec in label_config.parse(project.label_config).specs}
     signs: dict[str, set[bool]] = {}
     for sample in samples:
         for point in sample.points:
             signs.setdefault(point.class_name, set()).add(point.positive)
-    return frozenset(name for name, found in signs.items() if len(found) == 2)
+    return frozenset(name for name, found in signs.items() if len(found) == 2) & served

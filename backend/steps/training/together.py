@@ -154,7 +154,7 @@ def _explained(started: dict[int, subprocess.Popen[bytes]], folder: Path) -> Ite
 
 def _died(folder: Path, started: dict[int, subprocess.Popen[bytes]]) -> Exception:
     """Return the error for a follower that has ended: MemoryError if memory ran out there."""
-    rank = next(rank for rank, follower in started.items() if follower.poll() is not None)
+    rank = next(rank for rank, follower in started.items() if follower.poll())
     said = (folder / f"{rank}.log").read_text(errors="replace")[-LOG_TAIL:].strip()
     text = f"process {rank} of the training ended with {started[rank].poll()}: {said}"
     return MemoryError(text) if is_out_of_memory(RuntimeError(said)) else ChildFailed(text)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -38,6 +38,8 @@ from models.learning.training import PROFILES
 
 SAVE_AGAIN_S = (5.0, 30.0, 120.0)  # after that the training is put off
 
+Done = TypeVar("Done")
+
 log = structlog.get_logger(__name__)
 
 
@@ -64,14 +66,14 @@ def train(services: Services, project_id: int, job_id: str) -> Version | None:
     when the job is cancelled meanwhile, and LockHeld when it has to wait for a GPU.
     """
     watch = Watch(services, job_id)
-    with fitting.alone(services, watch) as device:
+    with fitting.alone(services, watch) as place:
         training_set = load(services, project_id)
         if training_set.snapshot == training_set.project.last_snapshot:
             _nothing_new(services, watch)
             return None
         watch.begin("running", "starting")
         champion = _champion(services, training_set.project)
-        challenger, begun = _fit(services, training_set, champion, device, watch)
+        challenger, begun = _fit(services, training_set, champion, place, watch)
         watch.begin("gating", "gate")
         winner, verdict = judging.judged(services, training_set, champion, challenger, watch)
     version = _keep(services, training_set, winner, verdict, begun, watch)
@@ -175,7 +177,7 @@ def _fit(
     services: Services,
     training_set: TrainingSet,
     champion: Fitted | None,
-    device: str,
+    place: fitting.Place,
     watch: Watch,
 ) -> tuple[Fitted, dict[str, Any]]:
     """Train from the champion or afresh; returns the version and what it started from."""
@@ -193,8 +195,8 @@ def _fit(
     )
     warm = training_set.project.champion if begun.warm else None
     task = together.Task(training_set.project.id, training_set.samples, training_set.specs, warm)
-    fitted = fitting.fit(together.shared(services, task, fit), profile, device, watch)
-    return fitted, start.described(begun, known, profile.encoder)
+    fitted = fitting.fit(together.shared(services, task, fit), profile, place, watch)
+    return fitted, start.described(begun, training_set.project, known, profile.encoder)
 
 
 def _keep(
@@ -210,9 +212,9 @@ def _keep(
     A version whose job was cancelled meanwhile, or that came second, is not kept.
     """
     project_id = training_set.project.id
-    number = project_steps.free_number(services, project_id)
-    device = models.base.resolve_device(services.settings.device)
-    _save(services, watch, project_id, number, challenger, {"device": device})
+    number = _patiently(partial(project_steps.free_number, services, project_id), watch)
+    about = {"device": models.base.resolve_device(services.settings.device)}
+    _patiently(partial(services.registry.save, project_id, number, challenger.save, about), watch)
     version = Version(
         project=project_id,
         number=number,
@@ -252,25 +254,15 @@ def _nothing_new(services: Services, watch: Watch) -> None:
         watch.publishing(tx)
 
 
-def _save(
-    services: Services,
-    watch: Watch,
-    project_id: int,
-    number: int,
-    fitted: Fitted,
-    about: Mapping[str, Any],
-) -> None:
-    """Write a version's files; what took hours to train waits a while for room or a way to them."""
-    for pause_s in (*SAVE_AGAIN_S, None):
+def _patiently(act: Callable[[], Done], watch: Watch) -> Done:
+    """Do it; what took hours to train waits a while for room, or for a way to the versions."""
+    for pause_s in SAVE_AGAIN_S:
         try:
-            services.registry.save(project_id, number, fitted.save, about)
+            return act()
         except StorageError as error:
-            if pause_s is None:
-                raise
             watch.note(f"the version cannot be stored, tried again in {pause_s:g} s: {error}")
             threading.Event().wait(pause_s)
-        else:
-            return
+    return act()
 
 
 def _record(

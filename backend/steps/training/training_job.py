@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 import structlog
@@ -22,21 +23,25 @@ log = structlog.get_logger(__name__)
 def queue_waiting(services: Services) -> None:
     """Queue trainings that wait for a GPU again, before all others, the oldest first.
 
-    Of those that wait for the same GPU the oldest, once nobody holds it; each of them now and then,
-    as a worker with another GPU may take it. Raises QueueError.
+    Of those that wait for the same GPUs the oldest, once nobody holds them; each of them now and
+    then, as a worker with another GPU may take it. Raises QueueError.
     """
     with services.store.reading() as tx:
         waiting = jobs.waiting(tx)
     now, wanted, chosen = services.clock(), set[str](), []
     for job in waiting:
-        gpus = set(job.detail.get("gpus", ()))
+        lines = [set(gpus) for gpus in job.detail.get("gpus", ())]
         was_tried = job.started_at is not None and now - ELSEWHERE_AFTER < job.started_at <= now
-        is_next = wanted.isdisjoint(gpus) and not any(map(services.queues.is_held, gpus))
+        is_next = any(_is_free(services, gpus) for gpus in lines if wanted.isdisjoint(gpus))
         if is_next or not was_tried:
             chosen.append(job)
-        wanted |= gpus
+        wanted = wanted.union(*lines)
     for job in reversed(chosen):
         queues.train_again(services, job)
+
+
+def _is_free(services: Services, gpus: Iterable[str]) -> bool:
+    return not any(services.queues.is_held(gpu) for gpu in gpus)
 
 
 def failed(services: Services, job: Job, reason: str) -> None:
@@ -86,18 +91,18 @@ def killed(services: Services, job: Job, reason: str) -> None:
 def cancel(services: Services, job_id: str) -> Job:
     """Stop a job that waits or trains; its process ends at once and its memory is free.
 
-    The labels that it was to learn count as dealt with: a training on them comes on request, or
-    with enough new ones. Raises UnknownThing, and JobOver for one that has made its version. When
-    Redis is down the job is cancelled all the same: its process notices with its next step.
+    One that was put off does not begin again. The labels that it was to learn count as dealt with:
+    a training on them comes on request, or with enough new ones. Raises UnknownThing, and JobOver
+    for one that has made its version or ended. When Redis is down the job is cancelled all the
+    same: its process notices with its next step.
     """
     now = services.clock()
     with services.store.transaction() as tx:
         job = jobs.get(tx, job_id)
         if job is None:
             raise UnknownThing(f"no job {job_id!r}; `labelclimb jobs` lists the latest ones")
-        if job.state in jobs.TRAINED:
-            raise JobOver(_why_over(job))
-        jobs.finish(tx, job_id, "cancelled", None, now)
+        if not jobs.cancel(tx, job_id, now):
+            raise JobOver(_why_over(jobs.get(tx, job_id) or job))
         project = projects.get(tx, job.project)
         if project is not None:
             since = max(filter(None, (job.created_at, project.last_snapshot_at)), default=None)
