@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -21,7 +19,7 @@ from redis.exceptions import LockError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.lock import Lock
 from redis.retry import Retry as RedisRetry
-from rq import Callback, Queue, Retry, Worker
+from rq import Callback, Queue, Worker
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
@@ -34,6 +32,7 @@ from rq.utils import current_timestamp
 from backend.embedded_redis import embedded_server
 from backend.errors import LockHeld, QueueError
 from backend.leases import Lease
+from backend.queue_jobs import BACKOFF_S, after, last_line, plain, retry
 from backend.queue_workers import (
     RECONNECT_S,
     ForkingWorker,
@@ -47,7 +46,6 @@ __all__ = ["Outcome", "Queues", "embedded_server", "redacted"]
 
 Outcome = Literal["finished", "failed", "timeout"]
 
-BACKOFF_S = (2, 10, 60)  # between the retries of a failed job
 RESULT_TTL_S = 600
 FAILURE_TTL_S = 7 * 24 * 3600
 CALL_TIMEOUT_S = 5.0
@@ -92,13 +90,13 @@ class Queues:
         """
         call = {
             "func": function_path,
-            "kwargs": _plain(kwargs),
+            "kwargs": plain(kwargs),
             "job_id": job_id,
             "timeout": timeout_s,
             "description": job_id,
             "result_ttl": RESULT_TTL_S,
             "failure_ttl": FAILURE_TTL_S,
-            "retry": _retry(retries) if retries else None,
+            "retry": retry(retries) if retries else None,
             "on_failure": Callback(tell_exception) if on_failure else None,
             "meta": {"on_failure": on_failure, "on_killed": on_killed},
         }
@@ -109,7 +107,7 @@ class Queues:
             target = self._queue(queue)
             if delay_s:
                 job = target.create_job(**call, status="scheduled")
-                target.schedule_job(job, _after(delay_s))
+                target.schedule_job(job, after(delay_s))
             else:
                 target.enqueue_call(**call, at_front=at_front)
             return True
@@ -200,7 +198,7 @@ class Queues:
             queues = Queue.all(connection=self._redis, serializer=JSONSerializer)
             ids = [id for queue in queues for id in queue.failed_job_registry.get_job_ids()]
             jobs = Job.fetch_many(ids, connection=self._redis, serializer=JSONSerializer)
-            return {job.id: _last_line(job) for job in jobs if job is not None}
+            return {job.id: last_line(job) for job in jobs if job is not None}
 
     @contextlib.contextmanager
     def lock(self, name: str, *, wait_s: float, ttl_s: float = LEASE_S) -> Iterator[Lease]:
@@ -322,7 +320,7 @@ class Queues:
 
         One that left its queue long ago, or has been on the way for long, died with its worker.
         """
-        queue, long_ago = self._queue(job.origin), _after(-LOST_AFTER_S)
+        queue, long_ago = self._queue(job.origin), after(-LOST_AFTER_S)
         is_young = job.enqueued_at is not None and job.enqueued_at > long_ago
         if is_young or queue.get_job_position(job) is not None:
             return True
@@ -397,31 +395,3 @@ def redacted(redis_url: str) -> str:
     """Return a Redis URL without password and options."""
     parts = urlsplit(redis_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _retry(times: int) -> Retry:
-    """Wait longer from one retry to the next; rq reads the intervals from the end."""
-    intervals = [*BACKOFF_S, *BACKOFF_S[-1:] * times][:times]
-    return Retry(max=times, interval=intervals)
-
-
-def _plain(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments if JSON gives them back unchanged; raises ValueError."""
-    given = dict(kwargs)
-    try:
-        same = json.loads(json.dumps(given, allow_nan=False)) == given
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"job arguments {given!r} are not JSON ({error})") from error
-    if not same:
-        raise ValueError(f"job arguments {given!r} change in JSON; give lists and text keys")
-    return given
-
-
-def _after(delay_s: float) -> datetime:
-    return datetime.now(timezone.utc) + timedelta(seconds=delay_s)
-
-
-def _last_line(job: Job) -> str:
-    result = job.latest_result()
-    text = str(result.exc_string) if result and result.exc_string else ""
-    return (text.strip().splitlines() or [""])[-1]

