@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -82,9 +82,11 @@ def begin(tx: Connection, id: str, at: datetime) -> Job | None:
     return get(tx, id) if found.rowcount else None
 
 
-def change(tx: Connection, id: str, **changes: Any) -> bool:
-    """Change fields of a job that has not ended; False when it has, or is unknown."""
-    chosen = jobs.update().where(jobs.c.id == id, jobs.c.state.not_in(ENDED))
+def change(
+    tx: Connection, id: str, *, unless: Collection[JobState] = ENDED, **changes: Any
+) -> bool:
+    """Change fields of a job; False when it is in one of the states `unless`, or unknown."""
+    chosen = jobs.update().where(jobs.c.id == id, jobs.c.state.not_in(unless))
     return bool(tx.execute(chosen.values(**changes)).rowcount)
 
 
@@ -96,8 +98,13 @@ def finish(
     at: datetime,
     again_at: datetime | None = None,
 ) -> bool:
-    """End a job; one that has ended already keeps its first end, and gives False."""
-    return change(tx, id, state=state, error=error, finished_at=at, again_at=again_at)
+    """End a job; one that has ended already keeps its first end, and gives False.
+
+    So does one that fails after its version was made: by another process, its own being outrun.
+    """
+    unless = TRAINED if state == "failed" else ENDED
+    ended = {"state": state, "error": error, "finished_at": at, "again_at": again_at}
+    return change(tx, id, unless=unless, **ended)
 
 
 def is_cancellable(job: Job) -> bool:
@@ -124,7 +131,7 @@ def progress(
     tx: Connection, id: str, detail: Mapping[str, Any], state: JobState | None = None
 ) -> bool:
     """Replace a job's detail, and its state when given; False when it has ended."""
-    changes = {} if state is None else {"state": state}
+    changes: dict[str, Any] = {} if state is None else {"state": state}
     return change(tx, id, detail=dict(detail), **changes)
 
 

@@ -198,6 +198,17 @@ def test_a_schedule_set_now_looks_ahead_and_can_be_taken_back(
     assert why(services) == "13 of 1000 new labels"
 
 
+def test_a_failure_of_an_outrun_process_leaves_the_version_being_published(
+    services: Services, pipeline: Fit
+) -> None:
+    job = work(services, begun(services))
+    training_job.put_off(services, job, "its disk is full")
+    training_job.give_up(services, job, "its labels are odd")
+    training_job.killed(services, job, "its process ended by signal 9;")
+    after = look(services, job)
+    assert (after.state, after.error, after.halvings) == ("publishing", None, 0)
+
+
 def test_a_scheduled_training_that_is_put_off_is_tried_again_before_the_next_time(
     services: Services, clock: Clock
 ) -> None:

@@ -82,6 +82,7 @@ def killed(services: Services, job: Job, reason: str) -> None:
         jobs.change(
             tx,
             job.id,
+            unless=jobs.TRAINED,
             state="queued",
             halvings=job.halvings + 1,
             detail={**job.detail, "notes": notes},

@@ -59,7 +59,7 @@ def run(services: Services, project_id: int, snapshot: str) -> None:
 
 def _back_to_queue(services: Services, job_id: str, reason: str) -> None:
     with services.store.transaction() as tx:
-        jobs.change(tx, job_id, state="queued", error=reason)
+        jobs.change(tx, job_id, unless=jobs.TRAINED, state="queued", error=reason)
 
 
 def _end(services: Services, project_id: int, job_id: str) -> None:
