@@ -232,8 +232,8 @@ def test_a_training_that_outlives_its_worker_makes_no_second_version(
     eventually(lambda: noted(parts, "begun") == 2, "both to learn the same labels")
     assert alive([orphan]) == [orphan]
     held.unlink()
-    eventually(lambda: noted(parts, "trained") == 2, "both to end")
     eventually(lambda: not alive([orphan]) and not descendants(second), "both to be gone")
+    assert noted(parts, "trained") >= 1, "the other one stops, or comes second"
     assert len(kept(services, 1)) == 1
     assert services.registry.list(1) == kept(services, 1)
     assert states(services) <= Counter(done=1, publishing=1)
