@@ -133,8 +133,8 @@ def refuse_second(data: Path) -> None:
 def patient_threads() -> None:
     """Let threads of OpenMP sleep, not spin, while they wait; of use before PyTorch is loaded.
 
-    Each process may then use all cores: two that spin on both of 2 cores were measured to be 16
-    times slower than one thread each, two that sleep 1.1 times; and one alone is 1.6 times faster.
+    Each process may then use all cores: beside another that does, spinning threads keep from the
+    core what they wait for, and both get slower by an order of magnitude.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -38,17 +38,12 @@ def described(
 ) -> dict[str, Any]:
     """Return what the next training needs to know of this one."""
     return {
-        "labels": count(samples),
+        "labels": sum(len(sample.points) for sample in samples),
         "classes": sorted(_trainable(project, samples)),
         "encoder": encoder,
         "warm": start.warm,
         "reason": start.reason,
     }
-
-
-def count(samples: Sequence[Sample]) -> int:
-    """Count the weak labels."""
-    return sum(len(sample.points) for sample in samples)
 
 
 def _trainable(project: Project, samples: Sequence[Sample]) -> frozenset[str]:
