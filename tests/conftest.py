@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CERTIFICATES = functools.cache(ssl.create_default_context)  # reading them takes 20 ms a client
 SERVER_KEY = pytest.StashKey[LabelStudioServer]()
+PAGE_KEY = pytest.StashKey["Page"]()
 
 
 def pytest_collection_finish() -> None:
@@ -78,13 +79,17 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture
-def annotator_page(label_studio: LabelStudioServer) -> Iterator[Page]:
+def annotator_page(
+    label_studio: LabelStudioServer, request: pytest.FixtureRequest
+) -> Iterator[Page]:
     """Give a Chromium page that is logged in to Label Studio, for this test alone."""
     browser = pytest.importorskip("tests.e2e.browser", reason="playwright is not installed")
     _skip_or_fail(browser.missing())
     with browser.chromium_page() as page:
+        request.node.stash[PAGE_KEY] = page
         browser.log_in(page, label_studio)
         yield page
+        del request.node.stash[PAGE_KEY]
 
 
 @pytest.fixture
@@ -98,8 +103,11 @@ def screenshots(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of Label Studio's log below a failure of a test that used it."""
+    """Show what the page said and the end of Label Studio's log below a failure of their test."""
     report = yield
+    page = item.stash.get(PAGE_KEY, None)
+    if report.failed and page:
+        report.sections.append((f"Page ({page.url})", page.inner_text("body")))
     server = item.config.stash.get(SERVER_KEY, None)
     if report.failed and server and "label_studio" in getattr(item, "fixturenames", ()):
         report.sections.append((f"Label Studio log ({server.log_file})", server.log_tail()))
