@@ -17,12 +17,23 @@ class Lease:
 
     renew: makes the lease last `ttl_s` from now; False when another may have it already, and
     QueueError when nobody can say.
+    taken: who holds the lease does not give way: this is called, by the renewing thread, when
+    another has taken it, and renewing goes on, as the other one ends some day. None: a lease that
+    another may have had is lost for good.
     """
 
-    def __init__(self, name: str, ttl_s: float, renew: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        name: str,
+        ttl_s: float,
+        renew: Callable[[], bool],
+        taken: Callable[[], None] | None = None,
+    ) -> None:
         self._name = name
         self._ttl_s = ttl_s
         self._renew = renew
+        self._taken = taken
+        self._is_taken = False
         self._lost = threading.Event()
         self._ends_at = time.monotonic() + ttl_s
 
@@ -51,6 +62,9 @@ class Lease:
             asked_at = time.monotonic()
             with contextlib.suppress(QueueError):  # Redis may come back before the lease ends
                 if self._renew():
-                    self._ends_at = asked_at + self._ttl_s
-                else:
+                    self._ends_at, self._is_taken = asked_at + self._ttl_s, False
+                elif self._taken is None:
                     self._lost.set()
+                elif not self._is_taken:
+                    self._is_taken = True
+                    self._taken()

@@ -1,4 +1,4 @@
-"""What goes into a job of `backend.queueing` and what comes out: arguments, retries, failures."""
+"""What goes into a job of `backend.queueing` and what comes out: arguments, retries, remains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 from rq import Retry
 from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.timeouts import JobTimeoutException
+from rq.utils import current_timestamp
 
+TimedOut = JobTimeoutException  # raised in a job whose time is up, wherever it is
 BACKOFF_S = (2, 10, 60)  # between the retries of a failed job
 
 
@@ -34,6 +38,22 @@ def plain(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def after(delay_s: float) -> datetime:
     """Return the moment so many seconds from now, in UTC."""
     return datetime.now(timezone.utc) + timedelta(seconds=delay_s)
+
+
+def beats(job: Job) -> bool:
+    """Say whether the worker that has begun a job still gives signs of life."""
+    registry: StartedJobRegistry = job.started_job_registry
+    running = job.connection.zrangebyscore(registry.key, current_timestamp(), "+inf")
+    return job.id in {registry.parse_job_id(entry) for entry in running}
+
+
+def forget_executions(job: Job) -> None:
+    """Remove what a dead worker has left: rq's own way fails on executions that expired."""
+    registry: StartedJobRegistry = job.started_job_registry
+    for entry in job.connection.zrange(registry.key, 0, -1):
+        if registry.parse_job_id(entry) == job.id:
+            job.connection.zrem(registry.key, entry)
+    job.connection.delete(job.execution_registry.key)
 
 
 def last_line(job: Job) -> str:

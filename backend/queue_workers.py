@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from rq import Queue, SimpleWorker, Worker
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq import Queue, SimpleWorker, Worker, worker_registration
 from rq.job import Job
+
+log = logging.getLogger(__name__)
 
 RECONNECT_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 BEAT_S, BEAT_TTL_S = 4, 20  # a resident worker's signs of life during a job
@@ -29,11 +34,27 @@ def signals_restored() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Stoppable:
-    """Remembers that it was told to stop, in contrast to having lost Redis."""
+class _Lasting:
+    """Outlives Redis, and registers again with one that was wiped: rq's worker stays unknown to it.
+
+    It remembers that it was told to stop, in contrast to having lost Redis.
+    """
 
     told_to_stop = False
     max_connection_wait_time = RECONNECT_S[-1]
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Show that the worker lives."""
+        super().heartbeat(timeout, pipeline)  # type: ignore[misc]  # of rq's worker
+        if pipeline is None:
+            self.be_known()
+
+    def be_known(self) -> None:
+        """Register, unless Redis knows the worker."""
+        own: Any = self
+        if not own.connection.sismember(own.redis_workers_keys, own.key):
+            own.connection.hset(own.key, mapping=own.serialize())
+            worker_registration.register(own)
 
     def request_stop(self, signum: int, frame: Any) -> None:
         self.told_to_stop = True
@@ -41,11 +62,24 @@ class _Stoppable:
             super().request_stop(signum, frame)  # type: ignore[misc]  # of rq's worker
 
 
-class ForkingWorker(_Stoppable, Worker):  # type: ignore[misc]  # rq is not checked
-    """A process for each job."""
+class ForkingWorker(_Lasting, Worker):  # type: ignore[misc]  # rq is not checked
+    """A process for each job; while Redis is away the worker stays with it and begins no other."""
+
+    def set_current_job_working_time(self, seconds: float, pipeline: Any = None) -> None:
+        """Note how long the job has been at work."""
+        with contextlib.suppress(RedisConnectionError, RedisTimeoutError):
+            super().set_current_job_working_time(seconds, pipeline)
+
+    def maintain_heartbeats(self, job: Job) -> None:
+        """Show that the worker and its job live."""
+        try:
+            super().maintain_heartbeats(job)
+            self.be_known()
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            log.warning("%s goes on without Redis (%s)", job.id, type(error).__name__)
 
 
-class ResidentWorker(_Stoppable, SimpleWorker):  # type: ignore[misc]
+class ResidentWorker(_Lasting, SimpleWorker):  # type: ignore[misc]
     """All jobs in one process, which keeps its models; a thread shows that a job still runs."""
 
     def get_heartbeat_ttl(self, _job: Job) -> int:
@@ -72,6 +106,7 @@ class ResidentWorker(_Stoppable, SimpleWorker):  # type: ignore[misc]
                 execution.heartbeat(job.started_job_registry, BEAT_TTL_S, pipeline)
                 self.heartbeat(BEAT_TTL_S, pipeline)
                 pipeline.execute()
+                self.be_known()
 
 
 def tell_exception(

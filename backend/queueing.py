@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -23,16 +23,22 @@ from rq import Callback, Queue, Worker
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
-from rq.registry import StartedJobRegistry
 from rq.results import Result
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
-from rq.utils import current_timestamp
 
 from backend.embedded_redis import embedded_server
 from backend.errors import LockHeld, QueueError
 from backend.leases import Lease
-from backend.queue_jobs import BACKOFF_S, after, last_line, plain, retry
+from backend.queue_jobs import (
+    BACKOFF_S,
+    after,
+    beats,
+    forget_executions,
+    last_line,
+    plain,
+    retry,
+)
 from backend.queue_workers import (
     RECONNECT_S,
     ForkingWorker,
@@ -54,6 +60,8 @@ WORKER_TTL_S = 60
 LOST_AFTER_S = 60
 LEASE_S = 20.0  # after which another may do what a dead process was alone at
 LOCK = "labelclimb:lock:"
+REMEMBERS = "labelclimb:remembers-since"
+SETTLED_S = LEASE_S  # of which a quarter suffices to all whose Redis answers at once
 BEGUN, BEGUN_TTL_S = "labelclimb:begun:", 24 * 3600
 WAITING = ("queued", "scheduled", "deferred")
 
@@ -201,18 +209,27 @@ class Queues:
             return {job.id: last_line(job) for job in jobs if job is not None}
 
     @contextlib.contextmanager
-    def lock(self, name: str, *, wait_s: float, ttl_s: float = LEASE_S) -> Iterator[Lease]:
+    def lock(
+        self,
+        name: str,
+        *,
+        wait_s: float,
+        ttl_s: float = LEASE_S,
+        taken: Callable[[], None] | None = None,
+    ) -> Iterator[Lease]:
         """Let one process at a time into the block; when it dies, the next after `ttl_s`.
 
-        Raises LockHeld when another held it for `wait_s`. Whoever was held up for `ttl_s` may no
-        longer be alone: the lease's `check` says so.
+        Raises LockHeld when another held it for `wait_s`. Whoever was held up for `ttl_s`, or was
+        forgotten by a Redis that was wiped, may no longer be alone: the lease's `check` says so.
+        With `taken`, for what is too long to be begun again, the lease is taken again as soon as
+        nobody has it; if another was faster, `taken` is called, from another thread.
         """
         key = LOCK + name
         with self._translated():
             lock = self._redis.lock(key, timeout=ttl_s, blocking_timeout=wait_s, thread_local=False)
             if not lock.acquire():
                 raise LockHeld(f"{name!r} is held by another process; it is tried again later")
-        lease = Lease(name, ttl_s, partial(self._renewed, lock))
+        lease = Lease(name, ttl_s, partial(self._renewed, lock, again=taken is not None), taken)
         try:
             with lease.renewed():
                 yield lease
@@ -225,13 +242,34 @@ class Queues:
         with self._translated():
             return bool(self._redis.exists(LOCK + name))
 
-    def _renewed(self, lock: Lock) -> bool:
+    def settled(self) -> bool:
+        """Say whether Redis has had its memory for so long that all who live are in it again.
+
+        One that was wiped knows neither jobs nor locks at first: that it does not know somebody
+        says nothing until his next sign of life has come. Counted from the first question on.
+        """
+        with self._translated():
+            now_s, _ = self._redis.time()
+            known = self._redis.get(REMEMBERS)
+            age_s = None if known is None else now_s - int(known)
+            if age_s is None or age_s < 0:  # wiped; or the clock was put back
+                self._redis.set(REMEMBERS, now_s)
+            return age_s is not None and age_s >= SETTLED_S
+
+    def _renewed(self, lock: Lock, *, again: bool) -> bool:
         try:
             return bool(lock.reacquire())
         except LockError:
-            return False
+            return again and self._taken_again(lock)
         except RedisError as error:
             raise self._down(error) from error
+
+    def _taken_again(self, lock: Lock) -> bool:
+        with self._translated():
+            found = bool(lock.acquire(blocking=False, token=lock.local.token))
+        if found:
+            log.warning("%s was forgotten by Redis, and is taken again", lock.name)
+        return found
 
     def ping(self) -> None:
         """Return when Redis answers; raises QueueError when it does not."""
@@ -313,7 +351,7 @@ class Queues:
         status = job.get_status()
         if status == "queued":
             return self._waits(job)
-        return status in WAITING or (status == "started" and self._beats(job))
+        return status in WAITING or (status == "started" and beats(job))
 
     def _waits(self, job: Job) -> bool:
         """Say whether a job is in its queue, or on the way from there to a worker.
@@ -331,30 +369,16 @@ class Queues:
         seen = on_the_way.get_first_seen(job.id)
         return seen is not None and seen > long_ago
 
-    def _beats(self, job: Job) -> bool:
-        registry: StartedJobRegistry = job.started_job_registry
-        running = self._redis.zrangebyscore(registry.key, current_timestamp(), "+inf")
-        return job.id in {registry.parse_job_id(entry) for entry in running}
-
     def _forget(self, job_id: str) -> None:
         """Remove what an ended job of this id has left, its result above all."""
         with contextlib.suppress(NoSuchJobError):
             job = self._job(job_id)
-            self._forget_executions(job)
+            forget_executions(job)
             job.delete()
             on_the_way = self._queue(job.origin).intermediate_queue
             on_the_way.remove(job_id)  # otherwise rq's clean-up would fail the next job of this id
             self._redis.delete(on_the_way.get_first_seen_key(job_id))
         self._redis.delete(Result.get_key(job_id))
-
-    def _forget_executions(self, job: Job) -> None:
-        """Remove what a dead worker has left: rq's own way fails on executions that expired."""
-        registry: StartedJobRegistry = job.started_job_registry
-        entries = self._redis.zrange(registry.key, 0, -1)
-        for entry in entries:
-            if registry.parse_job_id(entry) == job.id:
-                self._redis.zrem(registry.key, entry)
-        self._redis.delete(job.execution_registry.key)
 
     def _job(self, job_id: str) -> Job:
         return Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)

@@ -91,7 +91,8 @@ def note_dead_jobs(services: Services, project_id: int) -> None:
     for job in running:
         touched_at = max(filter(None, (job.created_at, job.started_at)), default=None)
         is_young = touched_at is not None and now - GRACE < touched_at <= now
-        if is_young or services.queues.is_alive(job.id):
+        if is_young or not training_job.is_lost(services, job):
             continue
-        reason = "its worker died; the training starts again by itself"
+        cause = "its queue was lost" if job.state == "queued" else "its worker died"
+        reason = f"{cause}; the training starts again by itself"
         training_job.put_off(services, job, reason, after=timedelta(0))

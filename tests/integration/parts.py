@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,29 +50,42 @@ def eventually(fact: Callable[[], bool], what: str, timeout_s: float = PATIENCE_
 
 
 class Parts:
-    """Redis, API, events worker and scheduler; `services` are the test's own view of the store."""
+    """Redis, API, workers and scheduler; `services` are the test's own view of the store.
 
-    def __init__(self, folder: Path) -> None:
+    changes: of their settings. launch: starts one from its arguments, environment and log file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        changes: Mapping[str, str] | None = None,
+        launch: Callable[[Sequence[str], Mapping[str, str], Path], Any] | None = None,
+    ) -> None:
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True)
-        self.environ = environment(folder)
+        self.environ = {**environment(folder), **(changes or {})}
+        self._launch = launch or _launched
         data = Path(self.environ["DATA_DIR"])
         self.redis_command, self.environ["REDIS_URL"] = embedded_server(data)
         self.url = f"http://127.0.0.1:{self.environ['PORT']}"
         self.services: Services = build(Settings.from_env(self.environ))
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Any] = {}
 
     def start(self, *names: str) -> None:
         """Start parts that do not run; returns when Redis and the API answer."""
         for name in names:
             if name not in self._processes:
-                command = self.redis_command if name == "redis" else [*labelclimb(), *PARTS[name]]
-                with (self.logs / f"{name}.log").open("ab") as log:
-                    self._processes[name] = subprocess.Popen(
-                        command, env=self.environ, stdout=log, stderr=subprocess.STDOUT
-                    )
+                log = self.logs / f"{name}.log"
+                if name == "redis":
+                    self._processes[name] = _run(self.redis_command, self.environ, log)
+                else:
+                    self._processes[name] = self._launch(PARTS[name], self.environ, log)
         if "api" in names:
             eventually(answers(f"{self.url}/health"), "the API")
+
+    def pid(self, name: str) -> int:
+        """Return a part's process id."""
+        return self._processes[name].pid
 
     def kill(self, name: str) -> None:
         """End a part as the kernel does when memory is short."""
@@ -106,6 +119,15 @@ class Parts:
         """Return a client that calls as Label Studio's webhooks do."""
         headers = {SECRET_HEADER: secret}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30.0, trust_env=False)
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str], log: Path) -> Any:
+    with log.open("ab") as file:
+        return subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT)
+
+
+def _launched(arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> Any:
+    return _run([*labelclimb(), *arguments], environ, log)
 
 
 @contextmanager

@@ -244,19 +244,20 @@ class Served:
             self.server.server_close()
 
 
-def make_champion(services: Services, task_ids: list[int]) -> None:
-    """A first version whose proposals are all computed: only publishing is left to do."""
+def make_champion(services: Services, task_ids: list[int], number: int = 1) -> None:
+    """A version whose proposals are all computed: only publishing is left to do."""
     projects.adopt(services, 1, CONFIG, title="bridge")
     outline = rle.to_bytes(rle.encode(np.ones((4, 6), dtype=np.bool_)))
     with services.store.transaction() as tx:
         tasks.upsert(tx, [Task(1, id, f"/data/upload/1/{id}.jpg", NOW) for id in task_ids])
-        assert versions.next_number(tx, 1) == 1
-        versions.add(tx, Version(1, 1, "challenger", "advcam", "s1", NOW, ("crack",)))
+        assert versions.next_number(tx, 1) == number
+        snapshot = f"s{number}"
+        versions.add(tx, Version(1, number, "challenger", "advcam", snapshot, NOW, ("crack",)))
         for id in task_ids:
-            evidence = TaskEvidence(1, id, 1, ("crack",), ((0.5 + id / 100,),), (0.0, 1.0), {})
-            region = ProposedRegion(f"v1-{id}-1", 1, id, 1, "crack", 4, 6, outline, 0.9)
-            assert proposals.save(tx, 1, id, 1, [region], evidence)
-        projects.promote(tx, 1, 1)
+            evidence = TaskEvidence(1, id, number, ("crack",), ((0.5 + id / 100,),), (0.0, 1.0), {})
+            region = ProposedRegion(f"v{number}-{id}-1", 1, id, number, "crack", 4, 6, outline, 0.9)
+            assert proposals.save(tx, 1, id, number, [region], evidence)
+        projects.promote(tx, 1, number)
         projects.want_order(tx, 1)
 
 

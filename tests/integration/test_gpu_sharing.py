@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
+from backend import queueing
 from backend.records import Annotation, Job, JobState, Task, WeakLabel
 from backend.steps import decide, projects, tick
 from backend.steps.training import training_job
@@ -27,7 +29,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Parts]:
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parts]:
+    monkeypatch.setattr(queueing, "SETTLED_S", 1)
     parts = Parts(tmp_path)
     parts.start("redis")
     eventually(lambda: redis_answers(parts), "Redis")
@@ -90,12 +93,20 @@ def test_trainings_that_wait_for_a_gpu_leave_the_worker_and_come_in_their_order(
         tick.tick(replace(services, clock=lambda: now))
         assert services.queues.depths()["train"] == 0, "neither lost nor tried in vain"
         assert [job.state for job in (first, second)] == ["waiting", "waiting"]
+    eventually(services.queues.settled, "all to be known to Redis")
     training_job.queue_waiting(services)
     assert services.queues.depths()["train"] <= 1 and not services.queues.is_alive(second.id)
     come_to(services, first, "running")
+    with Redis.from_url(parts.environ["REDIS_URL"]) as redis:
+        redis.flushall()
+    eventually(lambda: services.queues.is_held(GPU), "the first one to take its GPU again")
+    tick.tick(replace(services, clock=lambda: now))
+    come_to(services, first, "running")
+    come_to(services, second, "waiting")
     (services.settings.data_dir / "release").touch()
     ended = come_to(services, first, "done")
     assert (ended.detail["notes"], ended.halvings) == ([], 0)
     eventually(lambda: not services.queues.is_held(GPU), "the GPU")
+    eventually(services.queues.settled, "all to be known to Redis")
     training_job.queue_waiting(services)
     come_to(services, second, "done")

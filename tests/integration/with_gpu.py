@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import models.base
-from backend import running
+from backend import leases, running
 from backend.steps.training import fitting
 from tests.integration import working
 
@@ -13,6 +13,7 @@ GPU = "gpu-0"
 
 if __name__ == "__main__":
     working.play()
+    leases.RENEWALS = 40  # so that a lease that Redis forgot is taken again within 0.5 s
     models.base.resolve_device = lambda device: "cuda"
     fitting.gpu_of = lambda device: GPU
     running.worker(working.SETTINGS, sys.argv[1:])

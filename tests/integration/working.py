@@ -1,7 +1,7 @@
 """Workers with played networks and images: `python -m tests.integration.working QUEUE`.
 
 A training holds HELD_BYTES until the file `release` lies in DATA_DIR; every prediction leaves a
-line "process task" in the file `predicted`.
+line "process task" in the file `predicted`, and none ends while the file `hold` lies there.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from backend import running
 from backend.labelstudio.images import ImageStore
 from backend.residents import Residents
 from backend.settings import Settings
+from backend.steps.training import training_run
 from models.base import Fitted, Image, Profile, Progress, Report, TaskProposal
 from tests.steps.conftest import PlayedFitted
 from tests.steps.test_train import composite
 
 HELD_BYTES = 200_000_000
+LEASE_S = 2.0  # of a training whose process is dead
 PREDICTION_S = 0.05  # so that one worker cannot be done before the other has begun
 SETTINGS = Settings.from_env(os.environ)
 
@@ -52,6 +54,8 @@ class Noting(PlayedFitted):
         threading.Event().wait(PREDICTION_S)
         with (SETTINGS.data_dir / "predicted").open("a") as file:
             file.write(f"{os.getpid()} {int(image[0, 0, 0])}\n")
+        while (SETTINGS.data_dir / "hold").exists():
+            threading.Event().wait(0.02)
         return super().propose(image // 8, **given)  # whose certainty grows with the number
 
 
@@ -62,6 +66,7 @@ def play() -> None:
     models.base.get = lambda name: holding if name == "auto" else known(name)
     residents: Any = Residents
     residents.get = lambda self, project, number, pipeline: Noting(number, [])
+    training_run.LEASE_S, training_run.WAIT_S = LEASE_S, LEASE_S + 1.0
     images: Any = ImageStore
     images.load = lambda self, uri, task: np.full((16, 24, 3), task, dtype=np.uint8)
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 from redis import Redis
 
+from backend import queueing
 from backend.errors import LockHeld, QueueError
 from backend.leases import Lease
 from backend.queueing import Queues
@@ -99,6 +100,68 @@ def test_a_lease_that_redis_forgot_or_another_took_is_lost(server: Server, queue
         eventually(lambda: is_lost(lease))
     with Redis.from_url(server.url) as redis:
         assert redis.get("labelclimb:lock:x") == b"another's", "it is not taken from the other"
+
+
+class Taken:
+    """Counts how often another was found to have the lease."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> None:
+        self.times += 1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("how", ["FLUSHALL", "kill -9"])
+def test_who_does_not_give_way_takes_a_lease_again_that_redis_forgot(
+    server: Server, queues: Queues, how: str
+) -> None:
+    taken = Taken()
+    with queues.lock("x", wait_s=0, ttl_s=TTL_S, taken=taken) as lease:
+        if how == "FLUSHALL":
+            with Redis.from_url(server.url) as redis:
+                redis.flushall()
+        else:
+            server.process.kill()
+            server.process.wait()
+            server.start()
+        eventually(lambda: queues.is_held("x"))
+        with pytest.raises(LockHeld), Queues(server.url).lock("x", wait_s=0):
+            raise AssertionError("two are in it")
+        lease.check()
+    assert taken.times == 0
+    assert not queues.is_held("x"), "it is given back"
+
+
+@pytest.mark.integration
+def test_who_does_not_give_way_hears_once_that_another_was_faster_and_has_it_after_him(
+    server: Server, queues: Queues
+) -> None:
+    taken = Taken()
+    with queues.lock("x", wait_s=0, ttl_s=TTL_S, taken=taken):
+        with Redis.from_url(server.url) as redis:
+            own = redis.get("labelclimb:lock:x")
+            redis.set("labelclimb:lock:x", "another's", px=round(2000 * TTL_S))
+            eventually(lambda: taken.times == 1)
+            assert redis.get("labelclimb:lock:x") == b"another's"
+            eventually(lambda: redis.get("labelclimb:lock:x") == own)
+        assert taken.times == 1, "although it looked several times"
+
+
+@pytest.mark.integration
+def test_a_redis_that_was_wiped_is_settled_once_all_had_the_time_to_show_themselves(
+    server: Server, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queueing, "SETTLED_S", 1)
+    assert not queues.settled(), "the first question"
+    eventually(queues.settled)
+    with Redis.from_url(server.url) as redis:
+        redis.flushall()
+        assert not queues.settled()
+        redis.set(queueing.REMEMBERS, 2**40)  # the clock was put back
+    assert not queues.settled()
+    eventually(queues.settled)
 
 
 @pytest.mark.integration

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
-from backend.queue_workers import BEAT_TTL_S
+from backend.queue_workers import BEAT_TTL_S, ForkingWorker
 from backend.queueing import Queues
 from tests.queueing.making import JOBS, Server, eventually, lines, put
 
@@ -185,3 +187,24 @@ def test_a_worker_survives_the_loss_of_redis_even_during_a_job(
     assert queues.wait("one", 30) == "finished"
     assert lines(out) == ["before", "after", "started", "ended", "again"]
     assert worker.poll() is None
+    assert queues.workers() == {"events": 1}, "the new Redis knows it too"
+
+
+def test_a_worker_stays_with_its_job_s_process_while_redis_is_away(
+    server: Server, out: Path
+) -> None:
+    """Otherwise it would begin the next job beside the one that still runs."""
+    queues = Queues(server.url)
+    put(queues, "note", kwargs={"path": str(out), "text": ""})
+    with Redis.from_url(server.url) as redis:
+        job = Job.fetch("one", connection=redis, serializer=JSONSerializer)
+        worker = ForkingWorker(["events"], connection=redis, serializer=JSONSerializer)
+        worker.register_birth()
+        worker.prepare_execution(job)
+        server.stop()
+        worker.set_current_job_working_time(5.0)
+        worker.maintain_heartbeats(job)
+        server.start()
+        assert queues.workers() == {}
+        worker.maintain_heartbeats(job)
+        assert queues.workers() == {"events": 1}

@@ -110,8 +110,14 @@ class PlayedQueues:
         self.enqueued.append(("cancel", {"job": job_id}))
         return True
 
+    def settled(self) -> bool:
+        return True
+
+    def is_held(self, name: str) -> bool:
+        return False
+
     @contextmanager
-    def lock(self, name: str, *, wait_s: float) -> Iterator[Lease]:
+    def lock(self, name: str, *, wait_s: float, **_: Any) -> Iterator[Lease]:
         yield Lease(name, 20.0, lambda: True)
 
 

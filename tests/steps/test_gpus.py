@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -22,7 +22,7 @@ from backend.steps.training.progress import Watch
 from backend.steps.training.training_job import AGAIN_AFTER, ELSEWHERE_AFTER
 from backend.store import jobs, projects
 from backend.wiring import Services
-from models.base import Profile, Report
+from models.base import Profile, Progress, Report
 from tests.steps.conftest import NOW, PlayedQueues
 from tests.steps.test_train import taught
 from tests.steps.training_jobs import Clock, Fit, begun, clock, look, pipeline, work
@@ -39,9 +39,17 @@ class Leases(PlayedQueues):
     def __init__(self, held: set[str]) -> None:
         super().__init__()
         self.held, self.taken = held, list[str]()
+        self.tell_taken: dict[str, Callable[[], None]] = {}
+        self.is_settled = True
 
     @contextmanager
-    def lock(self, name: str, *, wait_s: float) -> Iterator[Lease]:
+    def lock(
+        self, name: str, *, wait_s: float, taken: Callable[[], None], **given: Any
+    ) -> Iterator[Lease]:
+        self.tell_taken[name] = taken
+        if name.startswith("train-"):  # the right to be alone at a job
+            yield Lease(name, 20.0, lambda: True)
+            return
         assert wait_s == 0, "a worker is never held up"
         if name in self.held:
             raise LockHeld(f"{name!r} is held by another process; it is tried again later")
@@ -51,6 +59,9 @@ class Leases(PlayedQueues):
             yield Lease(name, 20.0, lambda: True)
         finally:
             self.held.discard(name)
+
+    def settled(self) -> bool:
+        return self.is_settled
 
     def is_held(self, name: str) -> bool:
         return name in self.held
@@ -275,11 +286,44 @@ def test_the_cpu_is_shared(services: Services, pipeline: Fit, leases: Leases) ->
     assert pipeline.given == [("cpu", 16)] and leases.taken == []
 
 
+def test_a_wiped_redis_does_not_know_at_once_which_gpus_are_free(
+    services: Services, leases: Leases
+) -> None:
+    leases.held.clear()
+    wait(services, 5, 0, GPU)
+    leases.is_settled = False
+    training_job.queue_waiting(services)
+    assert leases.queued() == []
+    leases.is_settled = True
+    training_job.queue_waiting(services)
+    assert leases.queued() == ["5"]
+
+
+def test_a_training_whose_gpu_another_took_goes_on_and_says_so(
+    services: Services, pipeline: Fit, leases: Leases
+) -> None:
+    leases.held.clear()
+
+    def act(profile: Profile, report: Report) -> None:
+        leases.tell_taken[GPU]()
+        report(Progress("training", "crack", 1, 2, 0.5))
+
+    pipeline.act = act
+    job = work(services, begun(services))
+    assert job.state == "publishing" and pipeline.given == [("cuda", 16)]
+    (note,) = job.detail["notes"]
+    assert f"another training took {GPU} as well: both go on" in note
+
+
 def test_redis_that_is_down_is_no_gpu_that_is_held(
     services: Services, pipeline: Fit, leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def down(name: str, *, wait_s: float) -> Any:
-        raise QueueError("Redis cannot be used; start it")
+    lock = leases.lock
+
+    def down(name: str, **given: Any) -> Any:
+        if name == GPU:
+            raise QueueError("Redis cannot be used; start it")
+        return lock(name, **given)
 
     monkeypatch.setattr(leases, "lock", down)
     job = work(services, begun(services))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend.errors import JobOver, StorageError
+from backend.errors import JobOver, LockHeld, StorageError
 from backend.records import JobState, WeakLabel
 from backend.steps import decide, queues, tick
 from backend.steps.training import progress, training_job
@@ -109,6 +109,51 @@ def test_a_worker_that_died_is_noticed_and_its_training_begins_again_at_once(
     tick.note_dead_jobs(services, 1)
     assert look(services, job).state == "failed"
     assert begun(services).id == job.id
+
+
+@pytest.mark.parametrize(
+    ("settled", "held", "state"),
+    [(False, False, "running"), (True, True, "running"), (True, False, "failed")],
+    ids=["may show itself soon", "has shown itself", "is dead"],
+)
+def test_a_training_that_a_wiped_redis_does_not_know_is_dead_only_if_it_shows_no_sign_of_life(
+    services: Services, clock: Clock, settled: bool, held: bool, state: JobState
+) -> None:
+    job = begun(services)
+    Watch(services, job.id).begin("running", "reading images")
+    played: Any = services.queues
+    played.is_alive = lambda job_id: False
+    played.settled = lambda: settled
+    played.is_held = lambda name: held and name == job.id
+    clock.now += tick.GRACE
+    tick.note_dead_jobs(services, 1)
+    assert look(services, job).state == state
+
+
+def test_a_job_that_no_worker_had_is_not_said_to_have_lost_one(
+    services: Services, clock: Clock
+) -> None:
+    job = begun(services)
+    played: Any = services.queues
+    played.is_alive = lambda job_id: False
+    clock.now += tick.GRACE
+    tick.note_dead_jobs(services, 1)
+    assert look(services, job).error == "its queue was lost; the training starts again by itself"
+
+
+def test_a_training_that_another_process_is_at_is_left_to_it(
+    services: Services, pipeline: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = begun(services)
+    tried: list[str] = []
+
+    def held(name: str, **_: Any) -> Any:
+        tried.append(name)
+        raise LockHeld(f"{name!r} is held")
+
+    monkeypatch.setattr(services.queues, "lock", held)
+    assert work(services, job) == job, "what people see of it is the other one's"
+    assert (tried, pipeline.given) == ([job.id], [])
 
 
 @pytest.mark.parametrize("ended", ["publishing", "done"])

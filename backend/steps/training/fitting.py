@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -18,6 +19,8 @@ from backend.store import jobs
 from backend.wiring import Services
 from models.base import Fitted, Profile
 from models.memory import SHORTAGES, gpu_of, is_out_of_memory, release
+
+SHARED = "Redis lost track of it, and another training took {gpu} as well: both go on, more slowly"
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +45,9 @@ def alone(services: Services, watch: Watch) -> Iterator[Place]:
     """Give the device once its GPUs are ours, all that the training uses; the CPU is shared.
 
     Raises LockHeld when another training holds one of them, or has waited longer for it: the job
-    is `waiting` then, and gives its worker back.
+    is `waiting` then, and gives its worker back. When Redis is wiped meanwhile the GPUs are taken
+    again; if another training was faster, both go on, and this one says so: to give way would
+    lose all that it has learned, while a memory too small for two costs smaller batches (`fit`).
     """
     settings = services.settings
     device = "cpu" if watch.means.on_cpu else models.base.resolve_device(settings.device)
@@ -52,7 +57,8 @@ def alone(services: Services, watch: Watch) -> Iterator[Place]:
         try:
             _require_turn(services, watch, gpus)
             for gpu in gpus:  # all of them or none, so that no two trainings block each other
-                held.enter_context(services.queues.lock(gpu, wait_s=0))
+                taken = partial(watch.hear, SHARED.format(gpu=gpu))
+                held.enter_context(services.queues.lock(gpu, wait_s=0, taken=taken))
         except LockHeld:
             watch.wait(gpus)
             raise

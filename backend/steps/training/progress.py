@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -41,6 +42,7 @@ class Watch:
         self.means = Means() if job is None else Means(job.halvings, job.on_cpu)
         notes = [] if job is None else list(job.detail.get("notes", ()))
         self._detail: dict[str, Any] = {"notes": notes}
+        self._heard: deque[str] = deque()
         self._waited_for = [] if job is None else list(job.detail.get("gpus", ()))
 
     def __call__(self, progress: Progress) -> None:
@@ -79,6 +81,10 @@ class Watch:
             changes = {"halvings": means.halvings, "on_cpu": means.on_cpu}
         self._write(**changes)
 
+    def hear(self, sentence: str) -> None:
+        """Take in a note from another thread; it is written with what the training says next."""
+        self._heard.append(sentence)
+
     def check(self, tx: Connection) -> None:
         """Raise JobOver if somebody has cancelled the job, or if another process did its work.
 
@@ -97,6 +103,9 @@ class Watch:
         jobs.change(tx, self._id, state="publishing", detail=self._detail)
 
     def _write(self, **changes: Any) -> None:
+        while self._heard:
+            notes = [*self._detail["notes"], self._heard.popleft()]
+            self._detail = {**self._detail, "notes": notes}
         with self._services.store.transaction() as tx:
             self.check(tx)
             jobs.change(tx, self._id, detail=dict(self._detail), **changes)

@@ -24,8 +24,11 @@ def queue_waiting(services: Services) -> None:
     """Queue trainings that wait for a GPU again, before all others, the oldest first.
 
     Of those that wait for the same GPUs the oldest, once nobody holds them; each of them now and
-    then, as a worker with another GPU may take it. Raises QueueError.
+    then, as a worker with another GPU may take it. Who holds them is not known to a Redis that was
+    wiped a moment ago. Raises QueueError.
     """
+    if not services.queues.settled():
+        return
     with services.store.reading() as tx:
         waiting = jobs.waiting(tx)
     now, wanted, chosen = services.clock(), set[str](), []
@@ -38,6 +41,15 @@ def queue_waiting(services: Services) -> None:
         wanted = wanted.union(*lines)
     for job in reversed(chosen):
         queues.train_again(services, job)
+
+
+def is_lost(services: Services, job: Job) -> bool:
+    """Say whether no process is at a training, and none will be: not even its queue knows it.
+
+    One that Redis has forgotten goes on in its process, which shows itself again soon.
+    """
+    known = services.queues
+    return not known.is_alive(job.id) and known.settled() and not known.is_held(job.id)
 
 
 def _is_free(services: Services, gpus: Iterable[str]) -> bool:

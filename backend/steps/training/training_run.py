@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import structlog
 
 from backend.errors import (
@@ -20,16 +22,33 @@ from backend.store import jobs
 from backend.wiring import Services
 from models.learning.training import TrainingDiverged
 
+LEASE_S = 20.0  # after which a job whose process was killed can begin anew
+WAIT_S = LEASE_S + 1.0
+
 log = structlog.get_logger(__name__)
 
 
 def run(services: Services, project_id: int, snapshot: str) -> None:
-    """Train as a job that people can watch; a reason that a person can act on ends it for good.
+    """Train as a job that people can watch, unless another process is at it already.
+
+    That is so when its worker was lost, or Redis has forgotten it, but it goes on. A dead one's
+    lease ends while this one waits.
+    """
+    job_id = queues.train_job_id(project_id, snapshot)
+    both = partial(log.warning, "two processes are at it; the first to end counts", job=job_id)
+    try:
+        with services.queues.lock(job_id, wait_s=WAIT_S, ttl_s=LEASE_S, taken=both):
+            _run(services, project_id, job_id)
+    except LockHeld as held:
+        log.info("left to the process that is at it", job=job_id, reason=str(held))
+
+
+def _run(services: Services, project_id: int, job_id: str) -> None:
+    """Train; a reason that a person can act on ends the job for good.
 
     Such a failure counts as an answer: the same labels are tried again only on request. What says
     nothing of the labels (a full disk, an unreachable Label Studio) is tried again by itself.
     """
-    job_id = queues.train_job_id(project_id, snapshot)
     with services.store.transaction() as tx:
         job = jobs.begin(tx, job_id, services.clock())
     if job is None:
