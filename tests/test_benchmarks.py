@@ -22,6 +22,8 @@ from backend.labelstudio import rle
 from models import tiling
 from models.networks.unet import TruncatedUNet
 
+pytestmark = pytest.mark.training
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 

@@ -90,6 +90,7 @@ def test_the_environment_is_read_by_those_who_start_processes_alone() -> None:
     assert readers <= starters
 
 
+@pytest.mark.integration
 def test_processes_that_compute_nothing_load_no_pytorch() -> None:
     """API, scheduler and event workers would hold 700 MiB each that they never use."""
     code = "import backend.cli, backend.jobs, backend.running, sys; print('torch' in sys.modules)"

@@ -184,6 +184,7 @@ def surroundings(environ: dict[str, str]) -> dict[str, str]:
     return {**inherited, **environ, "PYTHONPATH": os.pathsep.join((str(STANDIN), str(ROOT)))}
 
 
+@pytest.mark.integration
 def test_the_official_server_serves_it(environ: dict[str, str], tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", OFFICIAL_CALLS],

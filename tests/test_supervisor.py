@@ -21,6 +21,8 @@ from backend import watchdog
 from backend.errors import ChildFailed
 from backend.supervisor import Child, Supervisor, answers, free_port
 
+pytestmark = pytest.mark.integration
+
 # The start of Python includes its site packages, and a busy machine is slow.
 PATIENCE_S = 20.0
 SLEEPER = "import signal; signal.pause()"

@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.integration
+
 CODE = "from backend import running; running.patient_threads(); import torch"
 
 

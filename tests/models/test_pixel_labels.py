@@ -137,6 +137,7 @@ def test_the_digest_tells_places_labels_and_weights_apart() -> None:
     assert replace(base).digest == base.digest
 
 
+@pytest.mark.training
 def test_a_large_image_is_looked_at_by_tiles_around_its_places(
     encoder_weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from models.pipelines.pixel_head import PIPELINE, PixelHeadFitted, PixelHeads
 from models.saving import TRAINING_ONLY
 from tests.models.clicked_spots import MOSS, RUST, SAMPLES, Clicked, fit, picture
 from tests.models.surfaces import same
+
+pytestmark = pytest.mark.training
 
 METHOD = PixelHeads(steps=20, warm_steps=10)
 

@@ -49,6 +49,7 @@ def plain(scores: npt.NDArray[np.float32], window_px: int) -> npt.NDArray[np.flo
     return heat / heat.max() if heat.max() > 0 else heat
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "height, width, tile_px", [(150, 131, 32), (96, 203, 64), (41, 300, 100), (5, 131, 16)]
 )
@@ -93,6 +94,7 @@ def test_tiles_start_on_the_coarsest_grid_of_the_network() -> None:
     np.testing.assert_allclose(found.heat, plain(score_map(network, image), 16), atol=1e-5)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "height, width", [(1, 1), (1, 70), (70, 1), (5, 3), (23, 24), (1, 900), (900, 2)]
 )

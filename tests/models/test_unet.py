@@ -72,6 +72,7 @@ def test_score_map_equals_the_network_written_out_by_hand(stages: int) -> None:
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "widths, parameters, gigaflops",
     [((64, 64), 1_606_529, 57.7), ((64, 32), 1_541_857, 44.5), ((128, 64), 1_864_833, 76.6)],
@@ -88,6 +89,7 @@ def test_size_and_cost_are_those_of_the_truncated_resnet34(
     assert counter.get_total_flops() / 1e9 == pytest.approx(gigaflops, abs=0.05)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "encoder, stages, reach_px",
     [("resnet18", 2, 38), ("resnet34", 2, 58), ("resnet50", 2, 36), ("resnet18", 3, 82)],

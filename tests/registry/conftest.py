@@ -29,7 +29,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{s3.bucket}/{uuid.uuid4().hex}"
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.integration)])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Give where versions are kept: for tests that hold for every place."""
     if request.param == "folder":

@@ -26,6 +26,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_simulate, "console", Console(width=200))
 
 
+@pytest.mark.training
 def test_a_folder_is_replayed_with_the_real_pipeline(
     encoder_weights: str,  # noqa: F811 - the fixture
     tmp_path: Path,

@@ -133,6 +133,7 @@ class TestScenes:
 
 
 class TestFeatures:
+    @pytest.mark.training
     def test_remembered_features_change_nothing_but_the_time(
         self,
         encoder_weights: str,  # noqa: F811 - the fixture

@@ -15,7 +15,7 @@ from tests.store.examples import PROJECT
 POSTGRESQL = "postgresql"
 
 
-@pytest.fixture(params=["sqlite", POSTGRESQL])
+@pytest.fixture(params=["sqlite", pytest.param(POSTGRESQL, marks=pytest.mark.integration)])
 def kind(request: pytest.FixtureRequest) -> str:
     """Say which database the test runs on."""
     return str(request.param)

@@ -72,12 +72,14 @@ def test_migrations_from_nothing_give_exactly_the_tables_of_the_schema(url: str)
         assert inspect(tx).get_table_names()
 
 
+@pytest.mark.integration
 def test_three_processes_open_a_new_store_at_once(url: str) -> None:
     run_at_once(open_store, (url,), (url,), (url,))
     with closing(Store.open(url)) as store, store.reading() as tx:
         assert projects.all(tx) == []
 
 
+@pytest.mark.integration
 def test_two_processes_write_200_events_each_and_none_is_lost(url: str) -> None:
     run_at_once(put_events, (url, "a"), (url, "b"))
     with closing(Store.open(url)) as store, store.reading() as tx:
@@ -88,6 +90,7 @@ def test_two_processes_write_200_events_each_and_none_is_lost(url: str) -> None:
         assert numbers == list(range(200))
 
 
+@pytest.mark.integration
 def test_two_processes_that_read_before_they_write_neither_block_nor_overwrite(
     store: Store, migrated_url: str
 ) -> None:
