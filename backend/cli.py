@@ -173,6 +173,8 @@ def status(
         console.print(f"  training: {escape(row.training)}")
         if row.acceptance:
             console.print(f"  {row.champion}: {escape(str(row.acceptance['sentence']))}")
+        if row.damage:
+            console.print(f"  [red]{escape(row.damage)}[/red]")
         if row.rollback_to:
             proposed = f"`labelclimb rollback --project {row.project}`"
             console.print(f"  [red]rollback to {row.rollback_to} is proposed: {proposed}[/red]")

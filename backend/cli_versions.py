@@ -37,7 +37,7 @@ def versions(
     for version in status_step.versions_of(open_services(), project):
         when = version.created_at.isoformat(timespec="seconds")
         found = [figure(version.gate, path) for path in FIGURES.values()]
-        reason = escape(str(version.gate.get("reason", "")))
+        reason = escape(version.damage or str(version.gate.get("reason", "")))
         table.add_row(version.name, version.state, when, *found, reason)
     console.print(table)
 

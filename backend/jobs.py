@@ -6,6 +6,7 @@ import os
 from functools import lru_cache
 
 from backend import priority
+from backend.queue_jobs import TimedOut
 from backend.settings import Settings
 from backend.steps.listening import intake
 from backend.steps.queues import PUBLISH
@@ -56,9 +57,13 @@ def see(project: int, number: int, task: int, iterations: int | None) -> None:
 
 def train(project: int, snapshot: str) -> None:
     """Train and judge one version; its fate can be watched in the store."""
+    from backend.steps.training import training_time
     from backend.steps.training.training_run import run
 
-    run(services(), project, snapshot)
+    try:
+        run(services(), project, snapshot)
+    except TimedOut:
+        training_time.up(services(), project, snapshot)
 
 
 def mark_failed(job_id: str, reason: str) -> None:

@@ -12,10 +12,10 @@ WeakLabelSource = Literal[
     "click", "accepted", "added", "removed", "rejected", "missed", "background"
 ]
 ReviewVerdict = Literal["accepted", "rejected"]
-ReignStart = Literal["promoted", "activated", "rolled back"]
+ReignStart = Literal["promoted", "activated", "rolled back", "fell back"]
 RollbackChoice = Literal["propose", "auto", "off"]
 Weighting = Literal["off", "hard_first", "curriculum"]
-VersionState = Literal["challenger", "champion", "rejected", "retired", "pruned"]
+VersionState = Literal["challenger", "champion", "rejected", "retired", "damaged", "pruned"]
 JobState = Literal[
     "queued", "waiting", "running", "gating", "publishing", "done", "failed", "cancelled"
 ]
@@ -233,6 +233,11 @@ class Version:
     def name(self) -> str:
         """Return the version's name in Label Studio and in region ids."""
         return f"v{self.number}"
+
+    @property
+    def damage(self) -> str:
+        """Return why its files could not be used any more, "" while they can."""
+        return str(self.gate.get("damage", ""))
 
 
 @dataclass(frozen=True)

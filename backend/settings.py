@@ -169,6 +169,14 @@ class Settings(BaseSettings):
         "Processes that share one training, each on a GPU of its own; see operations.md.",
         ge=1,
     )
+    train_timeout_s: int = setting(
+        "TRAIN_TIMEOUT_S",
+        86_400,
+        "seconds, 60 or more",
+        "Longest time of one training; one that takes longer is stopped, see operations.md.",
+        ge=60,
+        le=LONGEST_WAIT_S,
+    )
     encoder_weights: Weights = setting(
         "ENCODER_WEIGHTS",
         None,

@@ -26,7 +26,7 @@ from backend.doctor.case import Case, Finding, error, ok, warning
 from backend.queueing import Queues, embedded_server
 from backend.records import Job, Task, Version
 from backend.settings import Settings
-from backend.steps import projects
+from backend.steps import damage, projects
 from backend.store import Store, inbox, jobs, tasks, versions
 from backend.supervisor import free_port
 from backend.wiring import build
@@ -305,6 +305,29 @@ def test_a_champion_whose_files_were_changed(wired: Case) -> None:
     found = machine.model(wired)
     assert "/w was changed" in found.what
     assert found.command == "labelclimb activate --project 7 1"
+
+
+def test_what_became_of_a_damaged_champion(wired: Case) -> None:
+    residents: Any = wired.services.residents
+    residents.get = lambda project, number, pipeline: wired.services.registry.folder(7, number)
+    for number in (1, 2):
+        wired.services.registry.save(7, number, lambda new: (new / "w").write_text("w") and None)
+        with wired.services.store.transaction() as tx:
+            versions.next_number(tx, 7)
+            versions.add(tx, Version(7, number, "challenger", "advcam", f"s{number}", NOW))
+            projects.promote(tx, 7, number)
+    (wired.services.registry.folder(7, 2) / "w").write_text("other")
+    assert damage.left(wired.services, 7, 2)
+    wired.project = projects.require(wired.services, 7)
+    found = machine.model(wired)
+    assert found.state == "warning" and "v1 (advcam) is whole" in found.what
+    assert "but v2 was left as damaged" in found.what
+    (wired.services.registry.folder(7, 1) / "w").unlink()
+    assert damage.left(wired.services, 7, 1)
+    wired.project = projects.require(wired.services, 7)
+    found = machine.model(wired)
+    assert found.state == "error" and found.command == "labelclimb train --project 7"
+    assert found.what.startswith("v1 was left as damaged, and no former version can be used")
 
 
 def test_warnings_and_errors_have_their_exit_codes() -> None:

@@ -13,6 +13,7 @@ from backend.embedded_redis import embedded_server
 from backend.errors import CorruptVersion, LabelclimbError, QueueError, SettingsError
 from backend.queueing import Queues, redacted
 from backend.settings import Settings
+from backend.steps import damage
 from backend.steps.queues import EVENTS, PUBLISH, TRAIN
 from backend.store import Store, versions
 from backend.supervisor import answers
@@ -215,6 +216,10 @@ def _weights_file(file: Path) -> Finding:
 def model(case: Case) -> Finding:
     """The champion's files are what was written, and can be loaded."""
     project = case.project
+    with case.services.store.reading() as tx:
+        standing = damage.standing(tx, project)
+    if standing.lost:
+        return error(standing.sentence, command=case.command("train"))
     if project.champion is None:
         return ok("nothing is trained yet")
     with case.services.store.reading() as tx:
@@ -229,7 +234,8 @@ def model(case: Case) -> Finding:
     except (LabelclimbError, RuntimeError, ValueError, OSError) as wrong:
         what = f"v{project.champion} cannot be used: {wrong}"
         return error(what, why="no proposals are made", command=command or case.command("train"))
-    return ok(f"v{project.champion} ({version.pipeline}) is whole and loads")
+    whole = f"v{project.champion} ({version.pipeline}) is whole and loads"
+    return warning(f"{whole}, but {standing.sentence}") if standing.sentence else ok(whole)
 
 
 def _is_whole(case: Case, number: int) -> bool:

@@ -36,7 +36,7 @@ class PolicyState:
     positive and negative labels. snapshot, last_snapshot: digests of the present and the last
     training set. schedule_since: what of the schedule came before needs nothing: the newest
     training, or setting the schedule. attempt: the last one on this very snapshot, if it made no
-    version.
+    version. lost: the version in use was damaged, and none could take its place.
     """
 
     new_labels: int
@@ -54,6 +54,7 @@ class PolicyState:
     schedule: Schedule | None = None
     schedule_since: datetime | None = None
     attempt: Attempt | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,16 @@ def decide(state: PolicyState, now: datetime) -> Decision:
     """Decide: on request or by the clock at once; else with enough labels, after a pause.
 
     Never while a training runs, never without something trainable, never twice on one snapshot;
-    one that failed or was cancelled may come again on request.
+    one that failed or was cancelled may come again on request. A version that was lost is made anew
+    at once: its labels are all there, and until then new tasks get no proposals.
     """
     obstacle = _obstacle(state, now)
     if obstacle:
         return Decision(False, obstacle)
     if state.train_requested_at is not None:
         return Decision(True, f"training was requested at {_clock(state.train_requested_at, now)}")
+    if state.lost:
+        return Decision(True, "the version in use is damaged and no other can serve: trains anew")
     count = f"{state.new_labels} of {state.train_after} new labels"
     scheduled = scheduled_at(state, now)
     if scheduled is not None:
@@ -86,7 +90,8 @@ def decide(state: PolicyState, now: datetime) -> Decision:
 
 def wants_snapshot(state: PolicyState, now: datetime) -> bool:
     """Say whether the decision depends on which labels there are, not on their number alone."""
-    if state.train_requested_at is not None or state.new_labels >= state.train_after:
+    is_due = state.lost or state.new_labels >= state.train_after
+    if state.train_requested_at is not None or is_due:
         return True
     return scheduled_at(state, now) is not None
 

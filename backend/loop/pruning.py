@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from backend.records import Version
 
-PRUNABLE = ("rejected", "retired")
+PRUNABLE = ("rejected", "retired", "damaged")
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ def old(versions: Sequence[Version], keep: int) -> tuple[int, ...]:
 def decide(versions: Sequence[Version], *, referred: Collection[int], keep: int) -> Pruning:
     """Choose among a project's versions, given in any order.
 
-    Old ones that an annotation, an interaction or Label Studio refers to become slim, others go.
+    Old ones that an annotation, an interaction or Label Studio refers to become slim, others go; a
+    damaged one that is referred to stays as it is.
     """
     numbers = old(versions, keep)
+    damaged = {version.number for version in versions if version.state == "damaged"}
     return Pruning(
         remove=tuple(number for number in numbers if number not in referred),
-        slim=tuple(number for number in numbers if number in referred),
+        slim=tuple(number for number in numbers if number in referred and number not in damaged),
     )

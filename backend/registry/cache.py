@@ -22,14 +22,14 @@ class Cache:
         self._limit_bytes = limit_bytes
 
     def get(self, key: str, expected: Mapping[str, str | None]) -> Path | None:
-        """Return a whole folder, noting that it was used; a damaged one is removed."""
+        """Return a whole folder, noting that it was used; one that is not, or unreadable, goes."""
         folder = self.root / key
         if not folder.is_dir():
             return None
         try:
             digests.verify(folder, expected)
             os.utime(folder)
-        except (CorruptVersion, FileNotFoundError):  # what the object store holds is the truth
+        except (CorruptVersion, OSError):  # what the object store holds is the truth
             drafts.put_away(folder)
             return None
         return folder

@@ -71,8 +71,7 @@ def usable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            there = next(place for place in (folder, *folder.parents) if place.exists())
-            free_mb = shutil.disk_usage(there).free / 1e6
+            free_mb = free_bytes(folder) / 1e6
             raise StorageError(
                 f"no room for a version: {free_mb:.0f} MB are free at {folder}; free some, or run "
                 "`labelclimb versions --project ID --prune`, then ask for the training again"
@@ -94,6 +93,12 @@ def put_away(folder: Path) -> int:
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)  # what stays is removed as a leftover
     return freed
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the room on the disk of a folder that need not be there yet."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 def size_bytes(folder: Path) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from backend.errors import CorruptVersion, UnknownThing
+from backend.errors import CorruptVersion, StorageError
 from backend.registry import digests, drafts, names
 
 
@@ -28,32 +28,40 @@ class Folders:
     ) -> Path:
         """Have `write` fill an empty folder, then make it the version."""
         final = self._path(project, number)
-        if self.exists(project, number):
-            raise names.taken(project, number)
         with drafts.complete(final.parent, write, metadata) as draft:
             try:
                 draft.rename(final)
-            except OSError as error:
-                if final.exists():
-                    raise names.taken(project, number) from error
-                raise
+            except OSError:
+                if not final.exists():
+                    raise
+                if not _is_same(final, draft):
+                    raise names.taken(project, number) from None
             drafts.sync(final.parent)
         return final
 
     def folder(self, project: int, number: int) -> Path:
         """Return a version's folder, verified."""
         folder = self._path(project, number)
-        if not folder.is_dir():
-            raise UnknownThing(names.unknown(project, number, self.list(project)))
-        expected = digests.read(folder)
-        try:
-            digests.verify(folder, expected)
-        except CorruptVersion:
-            slimmed_meanwhile = digests.read(folder)
-            if slimmed_meanwhile == expected:
-                raise
-            digests.verify(folder, slimmed_meanwhile)
+        with drafts.usable(folder):
+            if not folder.parent.is_dir():
+                raise names.no_place(folder.parent)
+            if not folder.is_dir():
+                raise names.unknown(project, number, self.list(project))
+            _verify(folder)
         return folder
+
+    def require_room(self, project: int, like: int) -> None:
+        """Raise StorageError if the disk has no room for a version twice as large as another."""
+        folder = self._path(project, like)
+        with drafts.usable(folder):
+            needed, free = 2 * drafts.size_bytes(folder), drafts.free_bytes(folder)
+        if free < needed:
+            raise StorageError(
+                f"no room for a version: it may need {needed / 1e6:.1f} MB (twice v{like}'s "
+                f"size), and {free / 1e6:.1f} MB are free at {folder.parent}; free some, run "
+                f"`labelclimb versions --project {project} --prune --keep 2`, or move MODEL_DIR to "
+                "a larger disk"
+            )
 
     def metadata(self, project: int, number: int) -> dict[str, Any]:
         """Return what was saved beside a version's weights, verified like them."""
@@ -92,6 +100,25 @@ class Folders:
 
     def _path(self, project: int, number: int) -> Path:
         return self._root / names.part(project) / names.part(number)
+
+
+def _is_same(version: Path, draft: Path) -> bool:
+    """Say whether a version has the very files of a draft: then an earlier try did not fail."""
+    with contextlib.suppress(CorruptVersion):
+        return digests.read(version) == digests.of_folder(draft)
+    return False
+
+
+def _verify(folder: Path) -> None:
+    """Raise CorruptVersion unless a folder holds what its digests say, slimmed meanwhile or not."""
+    expected = digests.read(folder)
+    try:
+        digests.verify(folder, expected)
+    except CorruptVersion:
+        slimmed_meanwhile = digests.read(folder)
+        if slimmed_meanwhile == expected:
+            raise
+        digests.verify(folder, slimmed_meanwhile)
 
 
 def _unlinked(path: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.errors import VersionExists
+from backend.errors import StorageError, UnknownThing, VersionExists
 
 
 def part(number: int) -> str:
@@ -21,9 +21,17 @@ def taken(project: int, number: int) -> VersionExists:
     )
 
 
-def unknown(project: int, number: int, known: Sequence[int]) -> str:
-    """Return what is said of a version that is not there."""
-    return (
+def unknown(project: int, number: int, known: Sequence[int]) -> UnknownThing:
+    """Return the error for a version that is not there."""
+    return UnknownThing(
         f"no files of version v{number} of project {project}; "
         f"there are {list(known) or 'none'}, pruned ones are gone"
+    )
+
+
+def no_place(place: object) -> StorageError:
+    """Return the error for a project without any place of versions: that says nothing of one."""
+    return StorageError(
+        f"{place} is not there: is MODEL_DIR right, and its disk mounted? if these versions are "
+        "lost for good, create it, with any file in it, and the project trains anew"
     )

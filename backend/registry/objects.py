@@ -22,7 +22,7 @@ from typing import Any
 
 import fsspec
 
-from backend.errors import SettingsError, StorageError, UnknownThing
+from backend.errors import LabelclimbError, SettingsError, StorageError
 from backend.registry import digests, drafts, names
 from backend.registry.cache import Cache
 
@@ -64,18 +64,20 @@ class Objects:
         metadata: Mapping[str, Any] | None = None,
     ) -> Path:
         """Have `write` fill a folder, upload it, and keep it in the cache."""
-        if self.exists(project, number):
-            raise names.taken(project, number)
         with drafts.complete(self._cache.root, write, metadata) as draft:
-            manifest = _Manifest(uuid.uuid4().hex, digests.of_folder(draft))
-            self._upload(draft, project, number, manifest)
-            return self._cache.keep(draft, manifest.key)
+            own = _Manifest(uuid.uuid4().hex, digests.of_folder(draft))
+            if not self.exists(project, number):
+                self._upload(draft, project, number, own)
+            return self._cache.keep(draft, self._same(project, number, own).key)
 
     def folder(self, project: int, number: int) -> Path:
         """Return a verified folder, downloaded unless it is in the cache."""
         manifest = self._manifest(project, number)
         found = self._cache.get(manifest.key, manifest.files)
         return found or self._download(project, number, manifest)
+
+    def require_room(self, project: int, like: int) -> None:
+        """Return: an object store says nothing of its room."""
 
     def metadata(self, project: int, number: int) -> dict[str, Any]:
         """Return what was saved beside a version's weights, verified like them."""
@@ -116,16 +118,26 @@ class Objects:
         return sum(self._remove_below(f"{place}/{manifest.key}/{path}") for path in gone)
 
     def _upload(self, draft: Path, project: int, number: int, manifest: _Manifest) -> None:
+        """Upload the files, then the manifest, unless there is one by then."""
         self._remove_abandoned(project)
         place = self._path(project, number)
-        try:
-            with self._reached() as store:
-                for path in manifest.files:
-                    store.put_file(str(draft / path), f"{place}/{manifest.key}/{path}")
-                store.pipe_file(place + MANIFEST, manifest.text(), mode="create")
-        except FileExistsError as error:
-            self._remove_below(f"{place}/{manifest.key}")
-            raise names.taken(project, number) from error
+        with contextlib.suppress(FileExistsError), self._reached() as store:
+            for path in manifest.files:
+                store.put_file(str(draft / path), f"{place}/{manifest.key}/{path}")
+            store.pipe_file(place + MANIFEST, manifest.text(), mode="create")
+
+    def _same(self, project: int, number: int, own: _Manifest) -> _Manifest:
+        """Return the manifest that is there; raises VersionExists unless it has the very files.
+
+        It may be that of an earlier try whose answer was lost on the way: what was uploaded since
+        goes.
+        """
+        found = self._manifest(project, number)
+        if found.key != own.key:
+            self._remove_below(f"{self._path(project, number)}/{own.key}")
+        if found.files != own.files:
+            raise names.taken(project, number)
+        return found
 
     def _download(self, project: int, number: int, manifest: _Manifest) -> Path:
         source = f"{self._path(project, number)}/{manifest.key}"
@@ -147,13 +159,21 @@ class Objects:
             with self._reached() as store:
                 text = store.cat_file(path).decode(errors="replace")
         except FileNotFoundError:
-            known = self.list(project)
-            raise UnknownThing(names.unknown(project, number, known)) from None
+            raise self._missing(project, number) from None
         try:
             found = json.loads(text)
             return _Manifest(str(found["key"]), dict(found["digests"]))
         except (ValueError, KeyError, TypeError) as error:
             raise digests.corrupt(path, f"was changed ({error!r})") from error
+
+    def _missing(self, project: int, number: int) -> LabelclimbError:
+        """Return the error for a version without a manifest; that of a wrong address says so."""
+        place = f"{self._root}/{names.part(project)}"
+        with self._reached() as store:
+            is_there = bool(store.exists(place))
+        if is_there:
+            return names.unknown(project, number, self.list(project))
+        return names.no_place(f"{self._address}: {place}")
 
     def _entries(self, project: int) -> builtins.list[str]:
         """Return the paths of a project's manifests, and of the folders beside them."""

@@ -26,7 +26,19 @@ class Registry(Protocol):
         ...
 
     def folder(self, project: int, number: int) -> Path:
-        """Return a version's folder, verified; raises UnknownThing, or CorruptVersion."""
+        """Return a version's folder, verified; raises UnknownThing, or CorruptVersion.
+
+        StorageError when the place cannot be read, or holds nothing of the project at all: that
+        says nothing of the version.
+        """
+        ...
+
+    def require_room(self, project: int, like: int) -> None:
+        """Raise StorageError if the disk has no room for a version made from version `like`.
+
+        It may hold all of that one's parts beside its own, so that is twice its size. An object
+        store says nothing of its room.
+        """
         ...
 
     def metadata(self, project: int, number: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from backend.loop import policy, schedule
 from backend.records import Project
+from backend.steps import damage, queues
 from backend.steps import projects as project_steps
-from backend.steps import queues
 from backend.steps.training import taught
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, projects, publishing, tasks
@@ -58,6 +58,7 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
             return policy.Decision(False, f"project {project_id} is not connected"), ""
         written = annotation_rows.learned(tx, project_id)  # by our clock: an outage ages nothing
         counts = learning.label_counts(tx, project_id)
+        lost = damage.standing(tx, project).lost
         running = jobs.running(tx, project_id, "train")
         ended = (job for job in jobs.list(tx, project_id) if job.again_at is None)
         latest = next(ended, None)  # one that is tried again has not been what a schedule wanted
@@ -81,6 +82,7 @@ def training_decision(services: Services, project_id: int) -> tuple[policy.Decis
         last_snapshot=project.last_snapshot,
         schedule=schedule.parse(project.schedule),
         schedule_since=max(filter(None, (project.schedule_set_at, started)), default=None),
+        lost=lost,
     )
     if policy.wants_snapshot(state, now):
         state = _with_snapshot(services, project_id, state)

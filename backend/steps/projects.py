@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Connection
 
 import strategies.base
-from backend.errors import InvalidPayload, UnknownThing
+from backend.errors import CorruptVersion, InvalidPayload, UnknownThing
 from backend.labelstudio import config as label_config
 from backend.loop import succession
 from backend.records import Job, Project, Reign, ReignStart, Version, Weighting
@@ -166,6 +166,10 @@ def activate(services: Services, project_id: int, number: int) -> Version:
         if version is None:
             known = ", ".join(v.name for v in versions.list(tx, project_id)) or "none"
             raise UnknownThing(f"project {project_id} has no version v{number}; it has {known}")
+    if version.damage:
+        raise CorruptVersion(
+            f"{version.name} is damaged and never used again ({version.damage}); activate another"
+        )
     services.registry.folder(project_id, number)  # refuses a damaged one
     with services.store.transaction() as tx:
         promote(tx, project_id, number, how="activated", at=services.clock())
@@ -210,9 +214,9 @@ def rollback(
 
 def former_champion(tx: Connection, project_id: int) -> Version | None:
     """Return the version that a rollback would go back to."""
-    number = succession.former(reigns.list(tx, project_id))
-    version = None if number is None else versions.get(tx, project_id, number)
-    return None if version is None or version.state == versions.PRUNED else version
+    unusable = [v.number for v in versions.list(tx, project_id) if v.state in versions.UNUSABLE]
+    number = succession.former(reigns.list(tx, project_id), unusable)
+    return None if number is None else versions.get(tx, project_id, number)
 
 
 def promote(

@@ -16,7 +16,6 @@ EVENTS, PUBLISH, TRAIN = "events", "publish", "train"
 
 EVENT_TIMEOUT_S = 300
 PUBLISH_TIMEOUT_S = 1800
-TRAIN_TIMEOUT_S = 24 * 3600
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +64,7 @@ def _train(services: Services, job: Job, *, at_front: bool = False) -> None:
         TRAIN,
         "train",
         job.id,
-        TRAIN_TIMEOUT_S,
+        services.settings.train_timeout_s,
         on_killed="backend.jobs.mark_killed",
         at_front=at_front,
         **given,

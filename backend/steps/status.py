@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from backend.errors import InvalidPayload
 from backend.loop.ranking import Ranking
 from backend.records import InboxEvent, Job, RollbackChoice, Task, Version, Weighting
-from backend.steps import decide, projects
+from backend.steps import damage, decide, projects
 from backend.steps.proposing import order
 from backend.steps.training import watch
 from backend.store import annotations as annotation_rows
@@ -34,6 +34,7 @@ class Status:
     webhooks never did; given_up: dead events of this project. gone: Label Studio no longer has it.
     rollback: what follows from a fall of the champion's acceptance; acceptance: the findings of its
     watch (`loop.watch`), {} before; rollback_to: the version that it is proposed to go back to.
+    damage: what became of a damaged champion (`steps.damage`), "" otherwise.
     """
 
     project: int
@@ -65,6 +66,7 @@ class Status:
     rollback: RollbackChoice
     acceptance: Mapping[str, Any]
     rollback_to: str | None
+    damage: str
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def of_project(services: Services, project_id: int) -> Status:
             rollback=project.rollback,
             acceptance=reign.watch if reign else {},
             rollback_to=watch.proposed(tx, project, reign),
+            damage=damage.standing(tx, project).sentence,
         )
 
 

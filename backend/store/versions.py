@@ -20,6 +20,8 @@ from backend.store.schema import (
 )
 
 PRUNED: VersionState = "pruned"
+DAMAGED: VersionState = "damaged"
+UNUSABLE = (PRUNED, DAMAGED)  # no version comes back from there
 
 
 def add(tx: Connection, version: Version) -> None:
@@ -55,13 +57,22 @@ def set_state(
 ) -> None:
     """Change a version's state, and its gate decision when given.
 
-    Raises UnknownThing, also for a version whose files were pruned: it cannot come back.
+    Raises UnknownThing, also for a version whose files were pruned or damaged: it cannot come back.
     """
     decision = {} if gate is None else {"gate": dict(gate)}
     chosen = versions.update().where(versions.c.project == project, versions.c.number == number)
-    able = chosen.where(versions.c.state != PRUNED)
+    able = chosen.where(versions.c.state.not_in((PRUNED,) if state == PRUNED else UNUSABLE))
     if not tx.execute(able.values(state=state, **decision)).rowcount:
-        raise UnknownThing(f"project {project} has no version v{number}, or its files were pruned")
+        raise UnknownThing(
+            f"project {project} has no version v{number}, or its files were pruned or damaged"
+        )
+
+
+def condemn(tx: Connection, project: int, number: int, why: str) -> None:
+    """Note for ever that a version's files are damaged; the first reason stays."""
+    version = get(tx, project, number)
+    if version is not None and version.state not in UNUSABLE:
+        set_state(tx, project, number, DAMAGED, {**version.gate, "damage": why})
 
 
 def next_number(tx: Connection, project: int) -> int:

@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from backend.errors import QueueError
+from backend.steps import damage
 from backend.steps.training import watch
 from backend.store import inbox, projects, reigns
 from backend.web.access import services_of
@@ -38,6 +39,7 @@ class StoreCollector(Collector):
             events = inbox.counts(tx)
             known = projects.all(tx)
             champions = {p.id: p.champion for p in known}
+            damaged = {p.id: bool(damage.standing(tx, p).sentence) for p in known}
             fallen = {
                 p.id: watch.proposed(tx, p, reigns.newest(tx, p.id)) is not None for p in known
             }
@@ -60,6 +62,14 @@ class StoreCollector(Collector):
         )
         for project, is_proposed in fallen.items():
             family.add_metric([str(project)], is_proposed)
+        yield family
+        family = GaugeMetricFamily(
+            "labelclimb_champion_damaged",
+            "1 while a former version, or none, stands in for one whose files are damaged",
+            labels=["project"],
+        )
+        for project, is_damaged in damaged.items():
+            family.add_metric([str(project)], is_damaged)
         yield family
         yield from self._queues()
 

@@ -17,6 +17,7 @@ from backend.loop.policy import (
     decide,
     snapshot_digest,
     trainable_classes,
+    wants_snapshot,
 )
 from backend.records import VerifiedMask
 from tests.loop.making import NOON, weak_label
@@ -245,3 +246,16 @@ def start(**changes: Any) -> Start:
 )
 def test_where_a_training_starts(changes: dict[str, Any], warm: bool, reason: str) -> None:
     assert start(**changes) == Start(warm, reason)
+
+
+def test_a_version_that_was_lost_is_made_anew_at_once_but_not_again_and_again() -> None:
+    lost = {"lost": True, "new_labels": 0, "newest_annotation_at": NOON, "last_snapshot": None}
+    made = decide(state(**lost), NOON)
+    assert (made.train, made.reason) == (
+        True, "the version in use is damaged and no other can serve: trains anew",
+    )  # fmt: skip
+    assert wants_snapshot(state(**lost), NOON)
+    assert not decide(state(**lost, running=True), NOON).train
+    assert not decide(state(**lost, trainable=False), NOON).train
+    failed = decide(state(**lost, attempt=Attempt(False, "too few", ago(60))), NOON)
+    assert not failed.train and "Start Training tries these labels again" in failed.reason

@@ -13,7 +13,8 @@ from backend.loop.pruning import decide
 from backend.records import Version, VersionState
 
 NOW = datetime(2026, 11, 21, tzinfo=timezone.utc)
-STATES: list[VersionState] = ["challenger", "champion", "rejected", "retired", "pruned"]
+PRUNABLE: list[VersionState] = ["rejected", "retired", "damaged"]
+STATES: list[VersionState] = ["challenger", "champion", "pruned", *PRUNABLE]
 
 
 def version(number: int, state: VersionState) -> Version:
@@ -49,11 +50,12 @@ def test_champion_challengers_newest_and_referred_keep_what_serves(
     found = decide(known, referred=referred, keep=keep)
     touched = {*found.remove, *found.slim}
     assert not touched & newest
-    assert {by_number[n].state for n in touched} <= {"rejected", "retired"}
+    assert {by_number[n].state for n in touched} <= set(PRUNABLE)
     assert not set(found.remove) & referred
     assert set(found.slim) <= referred
-    left = {n for n, v in by_number.items() if v.state in ("rejected", "retired")} - newest
-    assert touched == left, "nothing else stays"
+    left = {n for n, v in by_number.items() if v.state in PRUNABLE} - newest
+    damaged = {n for n in left & referred if by_number[n].state == "damaged"}
+    assert touched == left - damaged, "nothing else stays"
 
 
 def test_keeping_nothing_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from backend.errors import CorruptVersion, StorageError
+from backend.errors import CorruptVersion, StorageError, VersionExists
+from backend.registry import digests, drafts
 from backend.registry.drafts import UNFINISHED
 from backend.registry.folders import Folders
 from tests.registry.conftest import write_weights
@@ -41,6 +43,7 @@ def die_while_writing(root: Path) -> None:
     Folders(root).save(7, 1, write)
 
 
+@pytest.mark.integration
 def test_what_a_killed_writer_left_is_ignored_and_cleaned(folders: Folders, tmp_path: Path) -> None:
     writer = SPAWN.Process(target=die_while_writing, args=(tmp_path,))
     writer.start()
@@ -121,11 +124,50 @@ def test_a_damaged_version_is_refused_naming_the_file(
     assert folders.exists(7, 1)
 
 
+def test_a_place_without_the_projects_folder_says_nothing_of_its_versions(
+    folders: Folders, tmp_path: Path
+) -> None:
+    """As when its disk is not mounted."""
+    folders.save(7, 1, write_weights)
+    (tmp_path / "versions").rename(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match=r"versions/7 is not there: is MODEL_DIR right, and"):
+        folders.folder(7, 1)
+
+
+def test_a_file_that_the_disk_refuses_says_nothing_of_the_version(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders.save(7, 1, write_weights)
+
+    def refuse(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(digests, "of_file", refuse)
+    with pytest.raises(StorageError, match="Input/output error"):
+        folders.folder(7, 1)
+
+
+def test_a_save_that_is_repeated_after_the_disk_refused_its_last_step_succeeds(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = drafts.sync
+
+    def refuse(path: Path) -> None:
+        if path.name == "7":
+            raise OSError(errno.EIO, "Input/output error")
+        sync(path)
+
+    with monkeypatch.context() as refusing, pytest.raises(StorageError):
+        refusing.setattr(drafts, "sync", refuse)
+        folders.save(7, 1, write_weights)
+    assert folders.save(7, 1, write_weights) == folders.folder(7, 1)
+    with pytest.raises(VersionExists):
+        folders.save(7, 1, lambda folder: (folder / "crack.safetensors").touch())
+
+
 def test_a_version_that_is_slimmed_while_it_is_verified_is_not_called_damaged(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.registry import digests
-
     folders.save(7, 1, write_weights)
     verify, slimmed = digests.verify, []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -12,10 +13,12 @@ import fsspec
 import pytest
 
 from backend import registry
-from backend.errors import CorruptVersion, SettingsError, StorageError
-from backend.registry import Registry, objects
+from backend.errors import CorruptVersion, SettingsError, StorageError, VersionExists
+from backend.registry import Registry, digests, objects
 from backend.registry.cache import IN_USE_S
 from tests.registry.conftest import CACHE_BYTES, write_weights
+
+pytestmark = pytest.mark.integration
 
 Make = Callable[..., Registry]
 
@@ -153,6 +156,75 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(make: Make) -> None:
     (folder / "crack.safetensors").write_bytes(b"half")
     again = make().folder(7, 1)
     assert (again / "crack.safetensors").read_bytes() == bytes(range(256)) * 10
+
+
+def test_a_copy_that_the_disk_cannot_read_any_more_is_fetched_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make().save(7, 1, write_weights)
+    of_file, refused = digests.of_file, []
+
+    def refuse_once(path: Path) -> str:
+        if not refused:
+            refused.append(path)
+            raise OSError(errno.EIO, "Input/output error")
+        return of_file(path)
+
+    monkeypatch.setattr(digests, "of_file", refuse_once)
+    again = make().folder(7, 1)
+    assert refused and (again / "crack.safetensors").read_bytes() == bytes(range(256)) * 10
+
+
+def test_an_address_without_anything_of_the_project_says_nothing_of_its_versions(
+    make: Make, bucket: str, tmp_path: Path
+) -> None:
+    make().save(7, 1, write_weights)
+    for wrong in (f"{bucket}-other", "s3://no-such-bucket/x"):
+        elsewhere = registry.at(wrong, cache=tmp_path / "two", cache_bytes=CACHE_BYTES)
+        with pytest.raises(StorageError, match=rf"{wrong}.* is not there: is MODEL_DIR right"):
+            elsewhere.folder(7, 1)
+
+
+def lose_answer(files: Any, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    """Have manifests uploaded, but the answer lost; again: the client tries by itself."""
+    pipe_file = files.pipe_file
+
+    def pipe(path: str, value: bytes, **given: Any) -> None:
+        pipe_file(path, value, **given)
+        monkeypatch.undo()
+        if not again:
+            raise OSError("connection reset")
+        pipe_file(path, value, **given)
+        raise AssertionError("the store has overwritten it")
+
+    monkeypatch.setattr(files, "pipe_file", pipe)
+
+
+def test_an_upload_that_the_client_repeats_is_our_own(
+    make: Make, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make()
+    with monkeypatch.context() as lossy:
+        lose_answer(store(bucket)[0], lossy, again=True)
+        saved = made.save(7, 1, write_weights)
+    assert (saved / "crack.safetensors").exists()
+    assert (make("two").folder(7, 1) / "crack.safetensors").exists()
+
+
+def test_a_save_that_is_repeated_after_a_lost_answer_succeeds_and_leaves_one_copy(
+    make: Make, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make()
+    with monkeypatch.context() as lossy:
+        lose_answer(store(bucket)[0], lossy, again=False)
+        with pytest.raises(StorageError, match="connection reset"):
+            made.save(7, 1, write_weights)
+    assert made.save(7, 1, write_weights) == made.folder(7, 1)
+    files, root = store(bucket)
+    assert len(files.find(root)) == 4, "three files and their manifest"
+    with pytest.raises(VersionExists, match="v1 of project 7"):
+        made.save(7, 1, lambda folder: (folder / "crack.safetensors").touch())
+    assert len(files.find(root)) == 4
 
 
 def test_a_version_is_fetched_once(

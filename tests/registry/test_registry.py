@@ -75,6 +75,7 @@ def save_many(barrier: Any, address: str, cache: Path, numbers: list[int], resul
             results.put((number, None))
 
 
+@pytest.mark.integration
 def test_two_processes_save_at_once_and_one_number_is_won_once(
     versions: Registry, address: str, tmp_path: Path
 ) -> None:

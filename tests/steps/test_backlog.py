@@ -239,6 +239,7 @@ def version(tile_px: int) -> AutoFitted:
     return AutoFitted([Part("advcam", fitted, ("crack",))], {"classes": {}})
 
 
+@pytest.mark.training
 def test_smaller_tiles_propose_the_same_and_end_somewhere(services: Services) -> None:
     spec = [ClassSpec("crack")]
     image = np.random.default_rng(0).integers(0, 255, (400, 300, 3)).astype(np.uint8)

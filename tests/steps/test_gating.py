@@ -221,6 +221,7 @@ def test_the_champion_takes_less_too(services: Services, pipeline: Fit) -> None:
     assert played.asked == [(1, 1)]
 
 
+@pytest.mark.training
 def test_a_real_version_proposes_the_same_with_less() -> None:
     """Which was not saved before: its files pass through a folder of their own."""
     spec = ClassSpec("crack")

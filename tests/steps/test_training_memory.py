@@ -85,6 +85,7 @@ print(caught)
 """
 
 
+@pytest.mark.integration
 def test_a_process_that_really_has_no_memory_knows_it() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", REAL_SHORTAGE],

@@ -156,6 +156,19 @@ def test_where_it_is_set_the_rollback_is_done(two: Services) -> None:
     assert status.of_project(two, 1).rollback_to is None
 
 
+def test_past_a_damaged_version_it_goes_back_further(two: Services) -> None:
+    projects.change(two, 1, rollback="auto")
+    for task in IDS[30:60]:
+        answer(two, task, 2, "accepted")
+    promote(two, 3)
+    refuse(two, 3, IDS[60:80])
+    (two.registry.folder(1, 2) / "weights").write_text("y")
+    watch.look(two, 1)
+    assert stand(two)[1] == {1: "retired", 2: "damaged", 3: "champion"}
+    watch.look(two, 1)
+    assert stand(two)[1] == {1: "champion", 2: "damaged", 3: "retired"}
+
+
 def test_a_fall_that_was_proposed_is_acted_on_when_the_setting_changes(two: Services) -> None:
     refuse(two, 2, IDS[30:50])
     watch.look(two, 1)

@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from backend.records import Job, JobState, Task, Version
+from backend.steps import damage
 from backend.steps import projects as project_steps
 from backend.store import jobs, projects, reigns, tasks, versions
 from backend.web import forms
@@ -276,3 +277,23 @@ def test_a_fallen_version_can_be_left_on_the_page(
     code, text = post(client, "rollback", token_of(text), **given)
     assert code == 400
     assert "not in use any more" in text
+
+
+def test_a_damaged_version_is_said_and_cannot_be_used(
+    client: TestClient, project: int, services: Services
+) -> None:
+    version = Version(project, 1, "challenger", "advcam", "s1", NOW, classes=("crack",))
+    services.registry.save(project, 1, lambda folder: (folder / "<w>").write_text("w") and None)
+    with services.store.transaction() as tx:
+        versions.add(tx, version)
+        project_steps.promote(tx, project, 1, at=NOW)
+    (services.registry.folder(project, 1) / "<w>").write_text("x")
+    assert damage.left(services, project, 1)
+    said = page(client, "/projects/7")
+    assert "v1 was left as damaged, and no former version can be used" in said
+    listed = page(client, "/projects/7/versions")
+    assert "&lt;w&gt; was changed: SHA-256" in listed and "<button>Use</button>" not in listed
+    token = token_of(said)
+    assert "v1 is damaged and never used again" in post(client, "activate", token, number="1")[1]
+    body = client.get("/api/projects/7", auth=AUTH).json()
+    assert body["damage"].startswith("v1 was left as damaged")

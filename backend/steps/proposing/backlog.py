@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from backend.records import Project, Task
 from backend.steps import queues
-from backend.steps.proposing.propose import is_blocked, propose
+from backend.steps.proposing.problems import is_blocked
+from backend.steps.proposing.propose import propose
 from backend.steps.training import progress
 from backend.store import projects, proposals, tasks
 from backend.wiring import Services
@@ -51,7 +52,7 @@ def predict_block(services: Services, project_id: int, number: int, ids: Sequenc
             and not proposals.has(tx, project_id, number, task.id)
         ]
     if project is not None and project.champion == number:
-        propose(services, project, number, lacking, longest_s=CHUNK_S, alone=True)
+        propose(services, project, number, lacking, longest_s=CHUNK_S)
     queues.publish(services, project_id)
 
 

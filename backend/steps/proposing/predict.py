@@ -17,8 +17,9 @@ from backend.steps import queues
 from backend.steps.decide import version_number
 from backend.steps.projects import shown_version
 from backend.steps.proposing import prompt, seeing
+from backend.steps.proposing.problems import is_hopeless
 from backend.steps.proposing.publish import prediction
-from backend.store import proposals, publishing, tasks
+from backend.store import proposals, publishing, tasks, versions
 from backend.wiring import Services
 
 JsonObject = dict[str, Any]
@@ -116,16 +117,27 @@ def _empty(project: Project) -> JsonObject:
 
 
 def _complete(services: Services, project: Project, wanted: Sequence[Task]) -> None:
-    """Have what is missing predicted within the deadline, at most AT_ONCE; the rest comes later."""
+    """Have what is missing predicted within the deadline, at most AT_ONCE; the rest comes later.
+
+    Nobody waits for what this version cannot predict, nor for a version that was left as damaged.
+    """
     number = version_number(shown_version(project))
     with services.store.reading() as tx:
         done = proposals.tasks_done(tx, project.id, number)
-    missing = [task for task in wanted if task.id not in done][:AT_ONCE]
+        version = versions.get(tx, project.id, number)
+    missing = [task for task in wanted if task.id not in done]
     if not missing:
         return
     with services.store.transaction() as tx:
         tasks.upsert(tx, missing)
-    ids = [task.id for task in missing]
+        known = [tasks.get(tx, project.id, task.id) for task in missing]
+    able = [task.id for task in known if task is not None and not is_hopeless(task, number)]
+    ids = able[:AT_ONCE]
+    if version is not None and version.damage:
+        log.warning("answering without proposals", tasks=len(ids), reason=version.damage)
+        return
+    if not ids:
+        return
     try:
         in_time = queues.propose_now(
             services, project.id, number, ids, services.settings.predict_deadline_s

@@ -23,6 +23,7 @@ from backend.labelstudio.prompts import Asked
 from backend.records import Project, ProposedRegion, Task
 from backend.steps import queues
 from backend.steps.proposing import seeing
+from backend.steps.proposing.problems import is_hopeless
 from backend.store import suggestions, tasks, versions
 from backend.wiring import Services
 from models.base import Mask
@@ -82,8 +83,8 @@ def _seen(
     left_s = deadline_s - time.monotonic()
     if seen is not None or left_s <= 0:
         return seen
-    with services.store.transaction() as tx:
-        tasks.upsert(tx, [task])
+    if not _can_be_seen(services, number, task):
+        return None
     try:
         in_time = queues.see_now(services, task.project, number, task.id, iterations, left_s)
     except QueueError as error:
@@ -92,6 +93,23 @@ def _seen(
     if not in_time:
         log.info("no answer to a click in time; the next one finds it", task=task.id)
     return services.heat_maps.get(key)
+
+
+def _can_be_seen(services: Services, number: int, task: Task) -> bool:
+    """Say whether a look is worth waiting for: not at what killed others, nor by a damaged version.
+
+    The task is stored, so that a worker finds it.
+    """
+    with services.store.transaction() as tx:
+        tasks.upsert(tx, [task])
+        known = tasks.get(tx, task.project, task.id)
+        version = versions.get(tx, task.project, number)
+    why = version.damage if version is not None else ""
+    if known is not None and is_hopeless(known, number):
+        why = known.problem or ""
+    if why:
+        log.warning("no answer to a click", task=task.id, version=number, reason=why)
+    return not why
 
 
 def _obeys_iterations(services: Services, project_id: int, number: int) -> bool:

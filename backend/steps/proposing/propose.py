@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import structlog
@@ -16,15 +16,13 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.labelstudio.config import LabelConfig
 from backend.records import Project, ProposedRegion, Task, TaskEvidence
-from backend.steps import projects
-from backend.steps.proposing import seeing, shortage
+from backend.steps import damage, projects
+from backend.steps.proposing import problems, seeing, shortage
 from backend.store import proposals, tasks, versions
 from backend.wiring import Services
 from models.base import ClassProposal, Fitted, TaskProposal
 from models.masks import grouping
 from models.masks.grouping import Group
-
-MOST_DEATHS = 2  # of processes that began with a task; then it is left alone
 
 log = structlog.get_logger(__name__)
 
@@ -36,15 +34,14 @@ def propose(
     batch: Sequence[Task],
     *,
     longest_s: float | None = None,
-    alone: bool = False,
 ) -> None:
     """Predict a batch with version `number`; one bad image does not spoil the others.
 
     longest_s: no further task is begun after that, so that a person who waits is not kept waiting.
-    alone: no other process is at these tasks; one that killed those before is not begun again.
-    A task whose image cannot be had, or that cannot be predicted, keeps the reason and gets no
-    proposals. Raises LabelStudioDown and the like: then nothing is wrong with the images, and the
-    job is tried again.
+    A task whose image cannot be had, that cannot be predicted, or that kills whoever tries, keeps
+    the reason and gets no proposals. A version whose files are damaged is left (`steps.damage`).
+    Raises LabelStudioDown and the like: then nothing is wrong with the images, and the job is tried
+    again.
     """
     with services.store.reading() as tx:
         version = versions.get(tx, project.id, number)
@@ -53,37 +50,29 @@ def propose(
     config = label_config.parse(project.label_config)
     began = time.monotonic()
     for task in batch:
-        fitted = services.residents.get(project.id, number, version.pipeline)
-        if alone:
-            _propose_counted(services, fitted, config, number, task)
-        else:
-            _propose_one(services, fitted, config, number, task)
+        try:
+            fitted = services.residents.get(project.id, number, version.pipeline)
+            act = partial(_propose_one, services, fitted, config, number, task)
+            problems.counted(services, number, task, act)
+        except damage.DAMAGE:
+            if damage.left(services, project.id, number):
+                return
+            raise
         if longest_s is not None and time.monotonic() - began >= longest_s:
             return
 
 
 def propose_ids(services: Services, project_id: int, number: int, ids: Sequence[int]) -> None:
-    """Predict those of the tasks that still exist; raises UnknownThing for the project."""
+    """Predict those of the tasks that still exist; raises UnknownThing for the project.
+
+    Nothing is tried again that this version cannot predict, or does not survive.
+    """
     project = projects.require(services, project_id)
     with services.store.reading() as tx:
         found = [tasks.get(tx, project_id, task) for task in ids]
-    propose(services, project, number, [task for task in found if task is not None])
-
-
-def _propose_counted(
-    services: Services, fitted: Fitted, config: LabelConfig, number: int, task: Task
-) -> None:
-    """Predict a task, unless the processes that tried so far did not live to see the end."""
-    name = f"predict-{task.project}-{number}-{task.id}"
-    deaths = services.queues.begun(name) - 1
-    try:
-        if deaths < MOST_DEATHS:
-            _propose_one(services, fitted, config, number, task)
-        else:
-            reason = f"predicting it killed its process {deaths} times; was it out of memory?"
-            _note_problem(services, task, problem_of(number, reason))
-    finally:
-        services.queues.ended(name)
+    known = [task for task in found if task is not None]
+    batch = [task for task in known if not problems.is_hopeless(task, number)]
+    propose(services, project, number, batch)
 
 
 def _propose_one(
@@ -96,7 +85,7 @@ def _propose_one(
     try:
         image = services.images.load(task.image, task.id)
     except ImageError as error:
-        _note_problem(services, task, str(error))
+        problems.note(services, task, str(error))
         return
     names = config.trained_names(fitted.classes)
     specs = [replace(config.settings[ours].spec, name=its) for ours, its in names.items()]
@@ -107,7 +96,7 @@ def _propose_one(
         raise
     except Exception as error:  # noqa: BLE001 - networks raise anything
         reason = f"it cannot be predicted: {type(error).__name__}: {error}"
-        _note_problem(services, task, problem_of(number, reason))
+        problems.note(services, task, problems.of_version(number, reason))
         return
     height_px, width_px = image.shape[:2]
     regions = _regions(_groups(proposal, config, services.settings.max_regions), task, number)
@@ -121,23 +110,6 @@ def _propose_one(
         evidence = task_evidence(proposal, task, number)
         proposals.save(tx, task.project, task.id, number, named, evidence)
     seeing.keep(services, config, number, task, image, fitted, seen)
-
-
-def _note_problem(services: Services, task: Task, reason: str) -> None:
-    log.warning("no proposal", task=task.id, reason=reason)
-    with services.store.transaction() as tx:
-        tasks.set_problem(tx, task.project, task.id, reason)
-
-
-def problem_of(number: int, reason: str) -> str:
-    """Name a problem that a version has with a task; another version may have none."""
-    return f"v{number}: {reason}"
-
-
-def is_blocked(task: Task, number: int) -> bool:
-    """Say whether a version need not try a task: its image, or this very version, has a problem."""
-    of_version = re.match(r"v(\d+): ", task.problem or "")
-    return task.problem is not None and (of_version is None or int(of_version[1]) == number)
 
 
 def _renamed(proposal: TaskProposal, names: Mapping[str, str]) -> TaskProposal:

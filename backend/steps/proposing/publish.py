@@ -27,7 +27,7 @@ from backend.steps.decide import (
 )
 from backend.steps.projects import UNTRAINED, want_order
 from backend.steps.proposing import backlog, clusters, order
-from backend.steps.proposing.propose import problem_of
+from backend.steps.proposing.problems import of_version
 from backend.store import projects, proposals, publishing, tasks
 from backend.wiring import Services
 
@@ -201,7 +201,7 @@ def _push(
     with services.store.transaction() as tx:
         publishing.record(tx, project.id, name, pushed)
         for task, why in problems.items():
-            tasks.set_problem(tx, project.id, task, problem_of(version_number(name), why))
+            tasks.set_problem(tx, project.id, task, of_version(version_number(name), why))
     for task, why in problems.items():
         log.warning("no prediction", project=project.id, task=task, reason=why)
     return refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,8 +16,9 @@ from backend.errors import ImageError, LabelclimbError
 from backend.labelstudio import config as label_config
 from backend.labelstudio.config import LabelConfig
 from backend.records import Project, Task, Version
-from backend.steps import projects
+from backend.steps import damage, projects
 from backend.steps.decide import version_number
+from backend.steps.proposing import problems
 from backend.store import projects as project_rows
 from backend.store import tasks, versions
 from backend.wiring import Services
@@ -38,7 +40,8 @@ def see(
 ) -> None:
     """Look at a task with a version and keep what clicks need; raises UnknownThing.
 
-    What cannot be looked at is logged: the person who clicked gets an empty answer.
+    What cannot be looked at is logged: the person who clicked gets an empty answer. So is an image
+    that killed whoever looked at it, and a version whose files are damaged is left.
     """
     project = projects.require(services, project_id)
     with services.store.reading() as tx:
@@ -46,15 +49,35 @@ def see(
     if task is None or version is None:
         log.warning("nothing to look at", task=task_id, version=number)
         return
+    if problems.is_hopeless(task, number):
+        log.warning("not looked at again", task=task_id, version=number, reason=task.problem)
+        return
     config = label_config.parse(project.label_config)
-    fitted = services.residents.get(project_id, number, version.pipeline)
+    try:
+        fitted = services.residents.get(project_id, number, version.pipeline)
+    except damage.DAMAGE:
+        if damage.left(services, project_id, number):
+            return
+        raise
+    look = partial(_look, services, config, number, task, fitted, iterations)
+    problems.counted(services, number, task, look)
+
+
+def _look(
+    services: Services,
+    config: LabelConfig,
+    number: int,
+    task: Task,
+    fitted: Fitted,
+    iterations: int | None,
+) -> None:
     names = config.trained_names(fitted.classes)
     specs = [replace(config.settings[ours].spec, name=its) for ours, its in names.items()]
     try:
         image = services.images.load(task.image, task.id)
         proposal = fitted.propose(image, specs=climbed(specs, iterations), heat=True)
     except (ImageError, *CANNOT_LOOK) as error:
-        log.warning("clicks will find nothing", task=task_id, version=number, reason=str(error))
+        log.warning("clicks will find nothing", task=task.id, version=number, reason=str(error))
         return
     keep(services, config, number, task, image, fitted, proposal, iterations=iterations)
 
@@ -62,7 +85,8 @@ def see(
 def warm_up(services: Services) -> None:
     """Load the versions that are shown, and all code that a first look needs.
 
-    That takes many times as long as a look. A version that cannot be loaded is logged.
+    That takes many times as long as a look. A version that cannot be loaded is logged, and left if
+    its files are damaged.
     """
     models.base.get(services.settings.pipeline)  # PyTorch comes with it, shown versions or not
     with services.store.reading() as tx:
@@ -77,16 +101,19 @@ def warm_up(services: Services) -> None:
                 if own.heat is not None:
                     settings = _settings(fitted, specs[own.class_name], own.class_name)
                     score_map.of(image, own.heat, settings)
-        except (
-            LabelclimbError,
-            OSError,
-            RuntimeError,
-            ValueError,
-            MemoryError,
-            cv2.error,
-        ) as error:
+        except (LabelclimbError, OSError, *CANNOT_LOOK) as error:
             number, reason = version.number, str(error)
             log.warning("not warm", project=version.project, version=number, reason=reason)
+            if isinstance(error, damage.DAMAGE):
+                _leave(services, version)
+
+
+def _leave(services: Services, version: Version) -> None:
+    """Leave a version whose files are damaged; what hinders that is logged, a job tries again."""
+    try:
+        damage.left(services, version.project, version.number)
+    except LabelclimbError as error:
+        log.warning("not left yet", project=version.project, reason=str(error))
 
 
 def serving(project: Project) -> int | None:

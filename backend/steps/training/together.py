@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import models.base
-from backend.errors import ChildFailed, UnknownThing
+from backend.errors import ChildFailed, ImageError, UnknownThing
 from backend.labelstudio import rle
 from backend.steps.training.fitting import Fit, devices
 from backend.store import tasks, versions
@@ -35,6 +35,7 @@ HANDOVER = "training.json"
 READY_WITHIN_S = 600.0  # to load the followers' images
 ENDED_WITHIN_S = 60.0
 LOG_TAIL = 2000  # characters
+IMAGE_ERROR = f"{ImageError.__module__}.{ImageError.__qualname__}:"  # as a traceback ends
 
 
 @dataclass(frozen=True)
@@ -153,11 +154,17 @@ def _explained(started: dict[int, subprocess.Popen[bytes]], folder: Path) -> Ite
 
 
 def _died(folder: Path, started: dict[int, subprocess.Popen[bytes]]) -> Exception:
-    """Return the error for a follower that has ended: MemoryError if memory ran out there."""
+    """Return the error for a follower that has ended.
+
+    That is a MemoryError if memory ran out there, an ImageError if an image could not be had.
+    """
     rank = next(rank for rank, follower in started.items() if follower.poll())
     said = (folder / f"{rank}.log").read_text(errors="replace")[-LOG_TAIL:].strip()
     text = f"process {rank} of the training ended with {started[rank].poll()}: {said}"
-    return MemoryError(text) if is_out_of_memory(RuntimeError(said)) else ChildFailed(text)
+    if is_out_of_memory(RuntimeError(said)):
+        return MemoryError(text)
+    is_image = said.rpartition("\n")[2].startswith(IMAGE_ERROR)
+    return ImageError(text) if is_image else ChildFailed(text)
 
 
 def _about(

@@ -19,12 +19,20 @@ from backend.labelstudio import config as label_config
 from backend.labelstudio import rle
 from backend.loop import gate, policy
 from backend.records import Project, Task, VerifiedMask, Version, WeakLabel
+from backend.steps import damage, queues
 from backend.steps import projects as project_steps
-from backend.steps import queues
-from backend.steps.training import fitting, judging, start, taught, together, weighting
+from backend.steps.training import (
+    fitting,
+    judging,
+    left_out,
+    start,
+    taught,
+    together,
+    weighting,
+)
 from backend.steps.training.progress import Watch
 from backend.store import annotations as annotation_rows
-from backend.store import projects, tasks, unrecorded, versions
+from backend.store import projects, reigns, tasks, unrecorded, versions
 from backend.wiring import Services
 from models.base import (
     ClassSpec,
@@ -72,7 +80,9 @@ def train(services: Services, project_id: int, job_id: str) -> Version | None:
             _nothing_new(services, watch)
             return None
         watch.begin("running", "starting")
-        champion = _champion(services, training_set.project)
+        training_set, champion = _champion(services, training_set, watch)
+        if training_set.project.champion is not None:
+            services.registry.require_room(project_id, training_set.project.champion)
         challenger, begun = _fit(services, training_set, champion, place, watch)
         watch.begin("gating", "gate")
         winner, verdict = judging.judged(services, training_set, champion, challenger, watch)
@@ -141,10 +151,14 @@ def _size(services: Services, task: Task) -> tuple[int, int] | None:
         height_px, width_px, _ = services.images.load(task.image, task.id).shape
     except ImageError as error:
         log.warning("left out of the training", task=task.id, reason=str(error))
-        with services.store.transaction() as tx:
-            tasks.set_problem(tx, task.project, task.id, str(error))
+        _note_problem(services, task.project, task.id, str(error))
         return None
     return height_px, width_px
+
+
+def _note_problem(services: Services, project: int, task: int, reason: str) -> None:
+    with services.store.transaction() as tx:
+        tasks.set_problem(tx, project, task, reason)
 
 
 def _fits(mask: VerifiedMask, size: tuple[int, int]) -> bool:
@@ -163,14 +177,23 @@ def _decoder(mask: VerifiedMask) -> Callable[[], Mask]:
     return lambda: rle.decode_mask(rle.from_bytes(mask.rle), mask.height_px, mask.width_px)
 
 
-def _champion(services: Services, project: Project) -> Fitted | None:
-    if project.champion is None:
-        return None
+def _champion(
+    services: Services, training_set: TrainingSet, watch: Watch
+) -> tuple[TrainingSet, Fitted | None]:
+    """Load the champion; a damaged one is left, and the training goes on with its successor."""
+    project = training_set.project
     with services.store.reading() as tx:
-        version = versions.get(tx, project.id, project.champion)
-    return (
-        services.residents.get(project.id, project.champion, version.pipeline) if version else None
-    )
+        version = versions.get(tx, project.id, project.champion or 0)
+    if version is None:
+        return training_set, None
+    try:
+        return training_set, services.residents.get(project.id, version.number, version.pipeline)
+    except damage.DAMAGE as error:
+        if not damage.left(services, project.id, version.number):
+            raise
+        watch.note(f"{version.name} was left as damaged: {error}")
+    present = project_steps.require(services, project.id)
+    return _champion(services, replace(training_set, project=present), watch)
 
 
 def _fit(
@@ -180,23 +203,35 @@ def _fit(
     place: fitting.Place,
     watch: Watch,
 ) -> tuple[Fitted, dict[str, Any]]:
-    """Train from the champion or afresh; returns the version and what it started from."""
+    """Train from the champion or afresh; returns the version and what it started from.
+
+    Images that cannot be had any more are left out.
+    """
     settings = services.settings
     profile = replace(PROFILES[settings.profile], encoder_weights=settings.encoder_weights)
     known = [*training_set.samples, *training_set.held_out]
     begun = start.choose(services, training_set.project, known, profile.encoder)
-    fit = partial(
-        models.base.get(settings.pipeline).fit,
-        training_set.samples,
-        specs=training_set.specs,
-        seed=settings.seed,
-        report=watch,
-        warm_start=champion if begun.warm else None,
-    )
-    warm = training_set.project.champion if begun.warm else None
-    task = together.Task(training_set.project.id, training_set.samples, training_set.specs, warm)
-    fitted = fitting.fit(together.shared(services, task, fit), profile, place, watch)
-    return fitted, start.described(begun, training_set.project, known, profile.encoder)
+    specs, project = training_set.specs, training_set.project
+    warm = project.champion if begun.warm else None
+
+    def attempt(samples: Sequence[Sample]) -> Fitted:
+        fit = partial(
+            models.base.get(settings.pipeline).fit,
+            samples,
+            specs=specs,
+            seed=settings.seed,
+            report=watch,
+            warm_start=champion if begun.warm else None,
+        )
+        task = together.Task(project.id, samples, specs, warm)
+        return fitting.fit(together.shared(services, task, fit), profile, place, watch)
+
+    fitted, used, gone = left_out.fitted(attempt, training_set.samples, watch.note)
+    for key, reason in gone.items():
+        _note_problem(services, project.id, int(key), reason)
+    known = [*used, *training_set.held_out]
+    about = start.described(begun, project, known, profile.encoder)
+    return fitted, {**about, "left_out": gone} if gone else about
 
 
 def _keep(
@@ -265,17 +300,26 @@ def _patiently(act: Callable[[], Done], watch: Watch) -> Done:
     return act()
 
 
+def _was_replaced(tx: Connection, judged: Project, present: Project) -> bool:
+    if present.champion == judged.champion:
+        return False
+    reign = reigns.newest(tx, judged.id)
+    fell_back = reign is not None and (reign.how, reign.former) == ("fell back", judged.champion)
+    return not fell_back and present.champion is not None
+
+
 def _record(
     tx: Connection, training_set: TrainingSet, version: Version, *, promote: bool
 ) -> Version:
     """Keep the version's record, move the pointer, and note what was trained on.
 
     A training that was asked for after this one had read its labels is still owed, and a champion
-    that somebody chose meanwhile is not replaced: the gate has not judged against it.
+    that somebody chose meanwhile is not replaced: the gate has not judged against it. One that
+    stands in for the one it has judged against, which was left as damaged, is.
     """
     project = training_set.project
     present = projects.get(tx, project.id)
-    if promote and present is not None and present.champion != project.champion:
+    if promote and present is not None and _was_replaced(tx, project, present):
         reason = "another version was activated during the training"
         promote, version = False, replace(version, gate={**version.gate, "reason": reason})
     unrecorded.end(tx, project.id, version.number)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import structlog
 from sqlalchemy import Connection
 
-from backend.errors import InvalidPayload, UnknownThing
+from backend.errors import CorruptVersion, InvalidPayload, UnknownThing
 from backend.loop import gate
 from backend.loop import watch as rule
 from backend.loop.watch import Watch
 from backend.records import Project, Reign
+from backend.steps import damage
 from backend.steps import projects as project_steps
 from backend.steps.training import taught
 from backend.store import learning, projects, reigns, tasks
@@ -83,9 +84,18 @@ def _found(services: Services, reign: Reign) -> Watch:
 
 
 def _go_back(services: Services, reign: Reign) -> None:
-    """Roll back; somebody else may have done so, or there is nothing to go back to any more."""
+    """Roll back; somebody else may have done so, or there is nothing to go back to any more.
+
+    A damaged version is left for ever, so that the next look goes back further.
+    """
     reason = str(reign.watch.get("sentence", ""))
     try:
         project_steps.rollback(services, reign.project, leave=reign.number, reason=reason)
     except (InvalidPayload, UnknownThing) as error:
         log.warning("not rolled back", project=reign.project, reason=str(error))
+    except CorruptVersion as error:
+        log.warning("not rolled back", project=reign.project, reason=str(error))
+        with services.store.reading() as tx:
+            former = project_steps.former_champion(tx, reign.project)
+        if former is not None:
+            damage.left(services, reign.project, former.number)
