@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
+from packaging.requirements import Requirement
 
 from backend import health, running
 from backend.demo import label_studio as demo_label_studio
@@ -86,15 +89,57 @@ def test_images_are_pinned_and_nobody_is_root() -> None:
     for name, service in SERVICES.items():
         assert re.search(r":\d+\.\d+\.\d+|:\d+\.\d+-", service["image"]), service["image"]
         assert "no-new-privileges:true" in service["security_opt"], name
+        assert service["cap_drop"] == ["ALL"], name
     assert (SERVICES["postgres"]["user"], SERVICES["redis"]["user"]) == ("postgres", "redis")
     assert re.findall(r"^USER (\S+)$", DOCKERFILE, re.M)[-1] == "labelclimb"
-    for image in re.findall(r"^FROM (\S+)", DOCKERFILE, re.M):
+    stages = re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE, re.M)
+    for image in set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)) - set(stages):
         assert re.fullmatch(r"python:3\.1[0-3]\.\d+-slim-\w+", image), image
+
+
+def test_no_log_grows_for_ever_and_a_service_that_ends_comes_back() -> None:
+    for name, service in SERVICES.items():
+        assert {"max-size", "max-file"} <= set(service["logging"]["options"]), name
+        assert service["restart"] == "unless-stopped", name
+    for name in ("label-studio", *OURS):
+        assert SERVICES[name]["init"], f"{name} would hear no signal as the first process"
 
 
 def test_only_label_studio_and_the_api_can_be_reached_and_only_from_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"label-studio": ["127.0.0.1:8080:8080"], "api": ["127.0.0.1:9090:9090"]}
+
+
+def test_only_pins_and_requirements_decide_whether_dependencies_are_installed_again(
+    wheel: Path,
+) -> None:
+    """Their stage gets the pins and, from another one, what our package wants: no more, no less."""
+    stages = dict(re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM )", DOCKERFILE, re.M | re.S))
+    copied = re.findall(r"^COPY (.+) \S+$", stages["dependencies"], re.M)
+    assert copied == ["constraints/labelclimb.txt", "--from=requirements requirements.txt"]
+    code = re.search(r'python -c "(.+?)" >', stages["requirements"], re.S)
+    assert code is not None
+    command = [sys.executable, "-c", code[1].replace("\\\n", "")]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    extras = [{"extra": name} for name in ("", "postgresql", "s3")]
+    wanted = {
+        written(one)
+        for one in map(Requirement, metadata(wheel).get_all("Requires-Dist") or ())
+        if one.marker is None or any(one.marker.evaluate(extra) for extra in extras)
+    }
+    assert {written(one) for one in map(Requirement, printed.split())} == wanted
+
+
+def written(one: Requirement) -> str:
+    """Return a requirement in one spelling, without its marker."""
+    return f"{one.name}{sorted(one.extras)}{one.specifier}"
+
+
+def metadata(wheel: Path) -> Message:
+    """Return what a package says of itself."""
+    with zipfile.ZipFile(wheel) as content:
+        (name,) = (name for name in content.namelist() if name.endswith(".dist-info/METADATA"))
+        return message_from_bytes(content.read(name))
 
 
 def test_volumes_and_dependencies_exist_and_are_waited_for() -> None:
@@ -115,7 +160,10 @@ def test_label_studio_gets_the_flags_that_were_measured_and_our_addresses() -> N
     assert given["LABEL_STUDIO_USER_TOKEN"] == ours["LABEL_STUDIO_API_KEY"]
     assert given["LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN"] == "true"
     assert httpx.URL(ours["LABEL_STUDIO_URL"]).host in SERVICES
-    assert httpx.URL(ours["BACKEND_URL"]).host in OURS
+    ours_host = httpx.URL(ours["BACKEND_URL"]).host
+    assert ours_host in OURS["api"]["networks"]["default"]["aliases"]
+    assert "." in ours_host, "Label Studio refuses a webhook at a name without a dot"
+    assert given["CSRF_TRUSTED_ORIGINS"] == given["LABEL_STUDIO_HOST"], "of a proxy with TLS"
     databases = CONTENT["configs"]["databases"]["content"]
     assert given["POSTGRE_NAME"] in databases
 
@@ -143,14 +191,17 @@ def _fits(path: str, pattern: str) -> bool:
     ("path", "sent"),
     [("backend/cli.py", True), ("backend/store/migrations/env.py", True), ("setup.cfg", True),
      ("constraints/labelclimb.txt", True), (".env", False), (".venv/bin/python", False),
-     ("backend/__pycache__/cli.pyc", False), ("tests/conftest.py", False), ("s3.env", False)],
+     ("backend/__pycache__/cli.pyc", False), ("tests/conftest.py", False),
+     ("labelclimb.env", False)],
 )  # fmt: skip
 def test_the_engine_gets_our_sources_and_no_secret(path: str, sent: bool) -> None:
     assert sent_to_the_engine(path) == sent
 
 
-def test_the_image_gets_what_the_dockerfile_copies(tmp_path: Path) -> None:
-    """Build the package of these files alone: it must hold every file of ours that is no test."""
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our package, built of the files alone that the Dockerfile copies."""
+    folder = tmp_path_factory.mktemp("image")
     copied = [
         source
         for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.M)
@@ -158,10 +209,19 @@ def test_the_image_gets_what_the_dockerfile_copies(tmp_path: Path) -> None:
     ]
     for source in copied:
         assert sent_to_the_engine(source)
-        _copy(ROOT / source, tmp_path / "context" / source)
+        _copy(ROOT / source, folder / "context" / source)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "--wheel-dir", tmp_path, tmp_path / "context"], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([*build, "--wheel-dir", folder, folder / "context"], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_image_is_named_after_the_release_in_it(wheel: Path) -> None:
+    release = metadata(wheel)["Version"]
+    assert {service["image"] for service in OURS.values()} == {f"labelclimb:{release}"}
+
+
+def test_the_image_gets_every_file_of_ours_that_is_no_test(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     wanted = {
         path.relative_to(ROOT).as_posix()

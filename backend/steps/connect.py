@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from backend.errors import LabelStudioError
 from backend.records import Project
@@ -152,12 +153,19 @@ def _refused(error: LabelStudioError, url: str, acts: Sequence[str] = ()) -> Exc
     if error.status == 403:
         return _Refused(f"Label Studio may not call {url}; {UNBLOCK}. It says: {error}", acts)
     if error.status == 400:
+        bare = " A webhook's host needs a dot: choose another name." if _is_bare(url) else ""
         return _Refused(
-            f"Label Studio cannot use the ML backend {url}; is `labelclimb up` running, and does "
-            f"Label Studio see it at that address (--backend-url)? It says: {error}",
+            f"Label Studio cannot use {url}; is `labelclimb up` running, and does Label Studio see "
+            f"it at that address (--backend-url)?{bare} It says: {error}",
             acts,
         )
     return error
+
+
+def _is_bare(url: str) -> bool:
+    """Say whether a host is a single word, as the services of a compose file are."""
+    host = urlsplit(url).hostname or ""
+    return host != "localhost" and not set(".:") & set(host)
 
 
 def our_webhooks(present: Iterable[Json], urls: Iterable[str]) -> list[Json]:

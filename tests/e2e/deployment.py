@@ -52,11 +52,17 @@ class Deployment:
         self._addresses = {
             "@postgres:5432/labelclimb": f"@127.0.0.1:{postgresql.port}{database}",
             "@redis:6379": f"@127.0.0.1:{redis}",
-            "http://api:9090": f"http://127.0.0.1:{api}",
+            self.backend_url: f"http://127.0.0.1:{api}",
             "http://label-studio:8080": label_studio.url,
             "0.0.0.0": "127.0.0.1",
             "/data": str(self._data),
         }
+
+    @property
+    def backend_url(self) -> str:
+        """Our address for Label Studio as the file has it."""
+        address: str = compose_file.ours(self._content)["api"]["environment"]["BACKEND_URL"]
+        return address
 
     def environment(self, part: str) -> dict[str, str]:
         """Return the whole environment of a part."""

@@ -105,6 +105,13 @@ def test_all_parts_are_healthy_by_their_own_checks(site: Site) -> None:
     assert {name: site.deployment.complaint(name) for name in PARTS} == dict.fromkeys(PARTS)
 
 
+def test_label_studio_takes_the_address_in_the_file_for_a_webhook(site: Site) -> None:
+    client = site.services.labelstudio
+    project_id = int(client.create_project("a webhook", project.label_config(CLASSES))["id"])
+    client.create_webhook(project_id, f"{site.deployment.backend_url}/webhook", headers={})
+    assert len(client.list_webhooks(project_id)) == 1
+
+
 def test_clicks_become_a_version_in_the_bucket_and_proposals_in_label_studio(site: Site) -> None:
     services = site.services
     found = connect.connect(services, site.project, services.settings.backend_url).found

@@ -254,3 +254,16 @@ def test_a_folder_of_images_is_added_once_and_served(
         assert site.services.images.load(served[0].image, served[0].id).shape == (16, 24, 3)
         refused = site.connect(local_files=str(tmp_path))
         assert [p for p in refused.problems if "LOCAL_FILES_DOCUMENT_ROOT" in p]
+
+
+def test_an_address_without_a_dot_is_named_as_the_reason(
+    fresh: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `http://api:9090` is, which Label Studio can call where `api` is a service beside it."""
+    fresh.connect()
+    bare = "http://api:9090"
+    row = {**backend_row(fresh), "url": bare}  # this machine knows no such host to connect it at
+    monkeypatch.setattr(type(fresh.client), "list_backends", lambda *_: [row])
+    (problem,) = connect.connect(fresh.services, fresh.project, bare).problems
+    assert problem.startswith(f"Label Studio cannot use {bare}/webhook; ")
+    assert "A webhook's host needs a dot: choose another name." in problem

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from backend.errors import JobOver
 from backend.steps import decide
 from backend.steps.listening import intake
 from backend.steps.training import training_job
-from backend.store import projects
+from backend.store import Store, projects
 from backend.wiring import Services
 from models.base import Profile, Progress, Report
 from tests.steps.conftest import NOW
@@ -116,6 +118,28 @@ def test_a_training_stops_at_its_next_step_when_it_is_cancelled(
     pipeline.act = act
     assert work(services, job).state == "cancelled"
     assert kept(services) == ([], [])
+
+
+def test_a_store_that_is_away_for_a_moment_costs_progress_but_no_training(
+    services: Services, pipeline: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = begun(services)
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise OperationalError("UPDATE", {}, Exception("the connection is closed"))
+
+    def act(profile: Profile, report: Report) -> None:
+        with monkeypatch.context() as outage:
+            outage.setattr(Store, "transaction", away)
+            report(Progress("training", "crack", 20, 100, 0.2))
+        report(Progress("calibrating", "crack", 0, 4, 0.9))
+        assert look(services, job).detail["stage"] == "calibrating"
+
+    pipeline.act = act
+    with capture_logs() as logs:
+        assert work(services, job).state == "publishing"
+    (told,) = [line for line in logs if line["event"] == "progress not noted"]
+    assert told["reason"] == "the connection is closed"
 
 
 def test_a_training_cancelled_while_it_is_written_leaves_no_version(

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from backend.errors import JobOver
 from backend.loop.memory import Means
@@ -20,6 +22,8 @@ from models.base import Progress
 
 WRITE_EVERY_S = 0.5  # at most; a change of stage is written at once
 KEPT = ("class_name", "loss", "f_measure")  # shown until there are newer ones
+
+log = structlog.get_logger(__name__)
 
 
 class Watch:
@@ -55,7 +59,7 @@ class Watch:
         self._detail = {**known, **seen, "seconds_left": self._pace.seconds_left}
         if is_new_stage or self._written_s is None or now_s - self._written_s >= WRITE_EVERY_S:
             self._written_s = now_s
-            self._write()
+            self._show()
 
     def begin(self, state: JobState, stage: str) -> None:
         """Enter a state; the time left is guessed anew."""
@@ -101,6 +105,13 @@ class Watch:
         self._detail = {**self._detail, "stage": "publishing", "fraction": 0.0}
         self._detail["begun_at"] = self._services.clock().isoformat()
         jobs.change(tx, self._id, state="publishing", detail=self._detail)
+
+    def _show(self) -> None:
+        """Write where the training stands; a store that is away for a moment costs no training."""
+        try:
+            self._write()
+        except OperationalError as error:
+            log.warning("progress not noted", job=self._id, reason=str(error.orig))
 
     def _write(self, **changes: Any) -> None:
         while self._heard:
