@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from backend import priority
-from backend.queue_jobs import TimedOut
+from backend.processes import priority
+from backend.queueing.jobs import TimedOut
 from backend.settings import Settings
 from backend.steps.listening import intake
 from backend.steps.queues import PUBLISH

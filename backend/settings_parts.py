@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 import models.base
 import strategies.base
-from backend.labelstudio.hosts import AllowedHost
+from backend.labelstudio.images.hosts import AllowedHost
 
 LONGEST_WAIT_S = 31_536_000.0  # a year
 

@@ -8,13 +8,13 @@ from datetime import datetime, timezone
 
 from backend import credentials, registry
 from backend.credentials import Credentials
-from backend.embedded_redis import running_server
 from backend.heat_maps import HeatMaps
 from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.images import ImageStore
-from backend.queueing import Queues
+from backend.labelstudio.images.store import ImageStore
+from backend.processes.residents import Residents
+from backend.queueing.embedded_redis import running_server
+from backend.queueing.queues import Queues
 from backend.registry import Registry
-from backend.residents import Residents
 from backend.settings import Settings
 from backend.store import Store
 

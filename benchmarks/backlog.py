@@ -27,18 +27,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the tests play a Label Studio
 
 import models.base  # noqa: E402
-from backend import running  # noqa: E402
 from backend.demo import dataset  # noqa: E402
 from backend.demo.project import label_config  # noqa: E402
 from backend.evaluation import clicks  # noqa: E402
-from backend.labelstudio.decoding import decode  # noqa: E402
-from backend.queueing import embedded_server  # noqa: E402
+from backend.labelstudio.images.decoding import decode  # noqa: E402
+from backend.processes import running  # noqa: E402
+from backend.processes.running import labelclimb  # noqa: E402
+from backend.processes.supervisor import Child, Supervisor, free_port  # noqa: E402
+from backend.queueing.queues import embedded_server  # noqa: E402
 from backend.records import Version  # noqa: E402
-from backend.running import labelclimb  # noqa: E402
 from backend.settings import Settings  # noqa: E402
 from backend.steps import projects, queues  # noqa: E402
 from backend.store import proposals, versions  # noqa: E402
-from backend.supervisor import Child, Supervisor, free_port  # noqa: E402
 from backend.wiring import Services, build, utc_now  # noqa: E402
 from models.base import ClassSpec, Fitted, Sample  # noqa: E402
 from models.learning.training import PROFILES  # noqa: E402

@@ -29,11 +29,11 @@ from typing import Any
 
 import report
 
-from backend import priority, running
-from backend.queueing import embedded_server
+from backend.processes import priority, running
+from backend.processes.supervisor import Child, Supervisor, answers, free_port
+from backend.queueing.embedded_redis import embedded_server
 from backend.settings import Settings
 from backend.store import inbox
-from backend.supervisor import Child, Supervisor, answers, free_port
 from backend.web_names import SECRET_HEADER
 from backend.wiring import Services, build
 

@@ -33,14 +33,14 @@ import report
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the tests play a Label Studio
 
-from backend import running  # noqa: E402
 from backend.demo import annotator, dataset  # noqa: E402
 from backend.demo.project import CLICK_MARGIN_PX, NOTHING, label_config  # noqa: E402
+from backend.processes import running  # noqa: E402
+from backend.processes.supervisor import Supervisor, free_port  # noqa: E402
 from backend.records import Task  # noqa: E402
 from backend.settings import Settings  # noqa: E402
 from backend.steps import projects  # noqa: E402
 from backend.store import annotations, inbox, jobs, learning, tasks, versions  # noqa: E402
-from backend.supervisor import Supervisor, free_port  # noqa: E402
 from backend.wiring import Services, build, utc_now  # noqa: E402
 from tests.integration.parts import descendants  # noqa: E402
 from tests.integration.test_faults import Served  # noqa: E402

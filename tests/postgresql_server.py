@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 
-from backend.supervisor import free_port
+from backend.processes.supervisor import free_port
 
 INSTALLED = Path("/usr/lib/postgresql")
 SERVER_USERS = ("postgres", "nobody")  # the server refuses to run as root

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backend.cli_versions import FIGURES, figure
+from backend.cli.versions import FIGURES, figure
 from backend.loop.gate import TaskScore, judge
 
 

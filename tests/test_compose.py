@@ -23,8 +23,8 @@ import jsonschema
 import pytest
 from packaging.requirements import Requirement
 
-from backend import health, running
 from backend.demo import label_studio as demo_label_studio
+from backend.processes import health, running
 from backend.settings import Settings
 from backend.settings_parts import env_names
 from tests import compose_file
@@ -189,7 +189,7 @@ def _fits(path: str, pattern: str) -> bool:
 
 @pytest.mark.parametrize(
     ("path", "sent"),
-    [("backend/cli.py", True), ("backend/store/migrations/env.py", True), ("setup.cfg", True),
+    [("backend/cli/app.py", True), ("backend/store/migrations/env.py", True), ("setup.cfg", True),
      ("constraints/labelclimb.txt", True), (".env", False), (".venv/bin/python", False),
      ("backend/__pycache__/cli.pyc", False), ("tests/conftest.py", False),
      ("labelclimb.env", False)],

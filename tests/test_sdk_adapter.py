@@ -21,9 +21,9 @@ from fastapi.testclient import TestClient
 from backend import official_server, sdk_adapter
 from backend.credentials import Credentials
 from backend.errors import LabelConfigError, SettingsError
+from backend.processes.supervisor import free_port
 from backend.settings import Settings
 from backend.store import inbox, projects
-from backend.supervisor import free_port
 from backend.web.app import create_app
 from backend.web_names import SECRET_HEADER
 from backend.wiring import Services, build

@@ -17,9 +17,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backend import watchdog
 from backend.errors import ChildFailed
-from backend.supervisor import Child, Supervisor, answers, free_port
+from backend.processes import watchdog
+from backend.processes.supervisor import Child, Supervisor, answers, free_port
 
 pytestmark = pytest.mark.integration
 

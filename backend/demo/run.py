@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from backend import running
 from backend.demo import dataset, label_studio, rounds, table
 from backend.demo.project import DemoProject, enter_clicks, open_project
 from backend.errors import ChildFailed, SettingsError
+from backend.processes import running
+from backend.processes.supervisor import Child, Supervisor, answers, free_port
 from backend.records import Job, Version
 from backend.settings import Settings
 from backend.steps import projects, status
-from backend.supervisor import Child, Supervisor, answers, free_port
 from backend.wiring import Services, build
 
 LABEL_STUDIO_VENV = Path(".venv-label-studio")

@@ -7,16 +7,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from backend import health
 from backend.doctor.case import Case, Check, Finding, error, ok, warning
-from backend.embedded_redis import embedded_server
 from backend.errors import CorruptVersion, LabelclimbError, QueueError, SettingsError
-from backend.queueing import Queues, redacted
+from backend.processes import health
+from backend.processes.supervisor import answers
+from backend.queueing.embedded_redis import embedded_server
+from backend.queueing.locks import redacted
+from backend.queueing.queues import Queues
 from backend.settings import Settings
 from backend.steps import damage
 from backend.steps.queues import EVENTS, PUBLISH, TRAIN
 from backend.store import Store, versions
-from backend.supervisor import answers
 from backend.wiring import build
 
 LOW_BYTES, TOO_LOW_BYTES = 2_000_000_000, 200_000_000

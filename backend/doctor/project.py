@@ -9,7 +9,7 @@ from backend.doctor.case import Case, Check, Finding, error, ok, warning
 from backend.doctor.mending import LONGEST_S, dead_events, waiting_events
 from backend.errors import ImageError, LabelConfigError, LabelStudioError
 from backend.labelstudio import config as label_config
-from backend.labelstudio.images import ImageStore
+from backend.labelstudio.images.store import ImageStore
 from backend.records import Job, Task
 from backend.steps import connect, decide, status
 from backend.steps.proposing.publish import SAMPLING

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from backend.errors import ImageError, SettingsError
 from backend.evaluation import masks as mask_files
-from backend.labelstudio import decoding
+from backend.labelstudio.images import decoding
 from models.base import Image, Mask
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
 from backend.errors import ImageError
-from backend.labelstudio.decoding import DAMAGED, FORMATS
+from backend.labelstudio.images.decoding import DAMAGED, FORMATS
 from models.base import Mask
 
 LOSSY = ("JPEG", "WEBP")

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 
 from backend.errors import LabelStudioError
-from backend.labelstudio import batches, downloads, inventory
+from backend.labelstudio import batches, inventory
 from backend.labelstudio.batches import Row
-from backend.labelstudio.downloads import Download, Limits
+from backend.labelstudio.images import downloads
+from backend.labelstudio.images.downloads import Download, Limits
 from backend.labelstudio.inventory import TaskInventory
 from backend.labelstudio.session import Clock, Session
 

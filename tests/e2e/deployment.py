@@ -11,12 +11,12 @@ import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from backend import running
-from backend.embedded_redis import embedded_server
 from backend.errors import QueueError
-from backend.queueing import Queues
+from backend.processes import running
+from backend.processes.supervisor import Child, free_port
+from backend.queueing.embedded_redis import embedded_server
+from backend.queueing.queues import Queues
 from backend.settings import Settings
-from backend.supervisor import Child, free_port
 from backend.wiring import Services, build
 from tests import compose_file
 from tests.e2e.label_studio_server import LabelStudioServer

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from backend.demo.label_studio import INHERITED, command
-from backend.supervisor import free_port
+from backend.processes.supervisor import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv-label-studio"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from backend import running
+from backend.processes import running
+from backend.processes.supervisor import Supervisor, free_port
 from backend.settings import Settings
-from backend.supervisor import Supervisor, free_port
 from backend.wiring import Services, build
 from tests.e2e.label_studio_server import LabelStudioServer
 

@@ -11,11 +11,11 @@ import pytest
 import uvicorn
 from playwright.sync_api import Page, expect
 
+from backend.processes.supervisor import free_port
 from backend.records import Job, Task
 from backend.settings import Settings
 from backend.steps import projects as project_steps
 from backend.store import jobs, projects, tasks
-from backend.supervisor import free_port
 from backend.web.app import create_app
 from backend.wiring import Services, build
 from tests.e2e import browser

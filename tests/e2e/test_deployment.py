@@ -14,9 +14,9 @@ import pytest
 from PIL import Image as PillowImage
 
 from backend.demo import annotator, project, surfaces
+from backend.processes.supervisor import Supervisor
 from backend.steps import connect, decide, projects
 from backend.store import inbox, learning
-from backend.supervisor import Supervisor
 from backend.wiring import Services
 from models.base import Mask
 from tests.e2e.deployment import PARTS, Deployment

@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import models.base
-from backend import cli
+from backend.cli import app as cli
 from backend.errors import LabelclimbError, SettingsError
 from backend.evaluation import options as options_module
 from backend.evaluation import run as evaluation

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from backend import running
+from backend.processes import running
 from backend.settings import Settings
 from backend.steps.listening import intake
 

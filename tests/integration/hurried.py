@@ -22,7 +22,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from backend import cli, leases, priority, queue_jobs, queue_workers, queueing, running
+from backend.cli import app as cli
+from backend.processes import priority, running
+from backend.queueing import jobs as queue_jobs
+from backend.queueing import leases, locks
+from backend.queueing import workers as queue_workers
 from backend.settings import Settings
 from backend.steps import tick
 from backend.steps.training.progress import Watch
@@ -103,7 +107,7 @@ def hurry() -> None:
     priority.give_way = lambda _: None
     running.TICK_S = TICK_S
     tick.GRACE = GRACE
-    queueing.SETTLED_S = SETTLED_S
+    locks.SETTLED_S = SETTLED_S
     leases.RENEWALS = RENEWALS
     queue_jobs.BACKOFF_S = BACKOFF_S
     forking: Any = queue_workers.ForkingWorker

@@ -19,13 +19,15 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import models.base
-from backend import queue_workers, running, wiring
-from backend.residents import Residents
+from backend import wiring
+from backend.processes import running
+from backend.processes.residents import Residents
+from backend.queueing import workers as queue_workers
 from backend.settings import Settings
 from models.base import ClassSpec, Fitted, Image, Progress, Report, TaskProposal
 from models.pipelines.auto import AutoFitted, Part
 from tests.integration import working
-from tests.steps.test_train import Drawn
+from tests.steps.training.test_train import Drawn
 
 STEPS, STEP_S = 20, 0.03
 DEAD_AFTER_S = 8  # without a sign of life, which rq gives every 5 s; 65 s is its own choice

@@ -16,10 +16,10 @@ from typing import Any
 
 import httpx
 
-from backend.queueing import embedded_server
-from backend.running import PARTS, labelclimb
+from backend.processes.running import PARTS, labelclimb
+from backend.processes.supervisor import answers, free_port
+from backend.queueing.embedded_redis import embedded_server
 from backend.settings import Settings
-from backend.supervisor import answers, free_port
 from backend.web_names import SECRET_HEADER
 from backend.wiring import Services, build
 

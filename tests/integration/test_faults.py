@@ -23,19 +23,19 @@ from redis import Redis
 
 from backend.errors import QueueError
 from backend.labelstudio import rle
+from backend.processes.supervisor import free_port
 from backend.records import ProposedRegion, Task, TaskEvidence, Version
 from backend.settings import Settings
 from backend.steps import decide, projects, queues
 from backend.steps.listening import intake
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, learning, proposals, tasks, versions
-from backend.supervisor import free_port
 from backend.wiring import Services, build
 from tests.integration import parts as processes
 from tests.integration.parts import PATIENCE_S, Parts, eventually
 from tests.steps.conftest import CONFIG, NOW, PlayedQueues
 from tests.steps.fake_label_studio import FakeLabelStudio
-from tests.steps.history import history
+from tests.steps.listening.history import history
 from tests.steps.played_label_studio import Body, PlayedLabelStudio, click
 
 pytestmark = pytest.mark.integration

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from backend import queueing
+from backend.queueing import locks
 from backend.records import Annotation, Job, JobState, Task, WeakLabel
 from backend.steps import decide, projects, tick
 from backend.steps.training import training_job
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parts]:
-    monkeypatch.setattr(queueing, "SETTLED_S", 1)
+    monkeypatch.setattr(locks, "SETTLED_S", 1)
     parts = Parts(tmp_path)
     parts.start("redis")
     eventually(lambda: redis_answers(parts), "Redis")

@@ -15,13 +15,14 @@ import httpx
 import pytest
 from redis import Redis
 
-from backend import queue_jobs, queueing
+from backend.processes.supervisor import free_port
+from backend.queueing import jobs as queue_jobs
+from backend.queueing import locks
 from backend.records import Job
 from backend.steps import queues
 from backend.steps.listening import intake
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, proposals, publishing, versions
-from backend.supervisor import free_port
 from backend.wiring import Services
 from tests.integration import hurried, working
 from tests.integration.parts import PATIENCE_S, Parts, descendants, eventually
@@ -157,7 +158,7 @@ def send(parts: Parts, people: PlayedLabelStudio) -> None:
 def test_a_training_outlives_a_redis_that_is_killed_and_comes_back_empty(
     open_site: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queueing, "SETTLED_S", hurried.SETTLED_S)
+    monkeypatch.setattr(locks, "SETTLED_S", hurried.SETTLED_S)
     weights = write_encoder(tmp_path / "encoder.safetensors")
     people = PlayedLabelStudio()
     whole, ids = WholeLabelStudio(people), people.import_tasks(9)

@@ -22,13 +22,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from backend.queueing import CALL_TIMEOUT_S, embedded_server
-from backend.running import labelclimb
+from backend.processes.running import labelclimb
+from backend.processes.supervisor import answers
+from backend.queueing.embedded_redis import embedded_server
+from backend.queueing.locks import CALL_TIMEOUT_S
 from backend.settings import Settings
 from backend.steps import queues
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, learning
-from backend.supervisor import answers
 from backend.web_names import SECRET_HEADER
 from tests.integration import parts as processes
 from tests.integration.parts import PATIENCE_S, SECRET, Parts, alive, descendants, eventually

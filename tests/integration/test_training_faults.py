@@ -20,7 +20,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from backend import queueing
+from backend.processes.supervisor import free_port
+from backend.queueing import locks
+from backend.queueing import queues as job_queues
 from backend.records import Annotation, Job, Task, WeakLabel
 from backend.settings import Settings
 from backend.steps import decide, projects, queues, tick
@@ -28,7 +30,6 @@ from backend.steps.listening import intake
 from backend.store import annotations as annotation_rows
 from backend.store import inbox, jobs, learning, tasks, versions
 from backend.store import projects as project_rows
-from backend.supervisor import free_port
 from backend.wiring import Services, build
 from tests.integration.parts import Parts, alive, descendants, eventually
 from tests.integration.test_faults import Served, left_over, redis_answers, shown
@@ -51,7 +52,7 @@ Nursery = subprocess.Popen[str]
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parts]:
     """Redis, and what waits for dead workers waits for seconds instead of minutes."""
     monkeypatch.setattr(tick, "GRACE", timedelta(seconds=2))
-    monkeypatch.setattr(queueing, "SETTLED_S", 2)
+    monkeypatch.setattr(locks, "SETTLED_S", 2)
     parts = Parts(tmp_path)
     parts.start("redis")
     eventually(lambda: redis_answers(parts), "Redis")
@@ -189,7 +190,7 @@ def kill_one(services: Services, worker: int, rng: random.Random, died_at: Count
 def test_20_trainings_whose_worker_is_killed_at_any_moment_end_in_one_version_each(
     parts: Parts, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queueing, "LOST_AFTER_S", 3)
+    monkeypatch.setattr(job_queues, "LOST_AFTER_S", 3)
     rng = random.Random(6)
     services, ids = parts.services, range(1, KILLS + 1)
     for project in ids:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from backend.processes.supervisor import free_port
 from backend.records import Annotation, Job, Task, Version, WeakLabel
 from backend.steps import decide, projects, queues
 from backend.steps.training import training_job
 from backend.store import annotations as annotation_rows
 from backend.store import jobs, learning, tasks, versions
 from backend.store import projects as project_rows
-from backend.supervisor import free_port
 from backend.wiring import Services
 from tests.integration import working
 from tests.integration.parts import Parts, alive, descendants, eventually

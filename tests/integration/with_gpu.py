@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 import models.base
-from backend import leases, running
+from backend.processes import running
+from backend.queueing import leases
 from backend.steps.training import fitting
 from tests.integration import working
 

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 import models.base
-from backend import running
-from backend.labelstudio.images import ImageStore
-from backend.residents import Residents
+from backend.labelstudio.images.store import ImageStore
+from backend.processes import running
+from backend.processes.residents import Residents
 from backend.settings import Settings
 from backend.steps.training import training_run
 from models.base import Fitted, Image, Profile, Progress, Report, TaskProposal
 from tests.steps.conftest import PlayedFitted
-from tests.steps.test_train import composite
+from tests.steps.training.test_train import composite
 
 HELD_BYTES = 200_000_000
 LEASE_S = 2.0  # of a training whose process is dead

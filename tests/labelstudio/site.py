@@ -18,15 +18,15 @@ from PIL import Image as Pillow
 
 from backend.doctor import chain
 from backend.doctor.case import Finding
-from backend.queueing import embedded_server
+from backend.processes.running import redis_answers
+from backend.processes.supervisor import answers, free_port
+from backend.queueing.embedded_redis import embedded_server
 from backend.records import Version
-from backend.running import redis_answers
 from backend.settings import Settings
 from backend.steps import connect, projects
 from backend.steps.listening import intake
 from backend.steps.proposing import backlog, propose, publish
 from backend.store import inbox, versions
-from backend.supervisor import answers, free_port
 from backend.web.app import create_app
 from backend.web_names import SECRET_HEADER
 from backend.wiring import Services, build

@@ -6,7 +6,7 @@ import json
 import httpx
 
 from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.images import ImageStore
+from backend.labelstudio.images.store import ImageStore
 from backend.labelstudio.session import Clock
 
 URL = "http://ls.test:8080"

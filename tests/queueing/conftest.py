@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.queueing import Queues
+from backend.queueing.queues import Queues
 from tests.queueing.making import WORKER, Server
 
 

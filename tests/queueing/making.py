@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import QueueError
-from backend.queueing import Queues, embedded_server
+from backend.queueing.embedded_redis import embedded_server
+from backend.queueing.queues import Queues
 
 JOBS = "tests.queue_jobs"
 WORKER = """

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from backend.queueing import BEGUN, BEGUN_TTL_S, Queues
+from backend.queueing.queues import BEGUN, BEGUN_TTL_S, Queues
 from tests.queueing.making import Server, eventually, lines, put
 
 pytestmark = pytest.mark.integration

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 import pytest
 from redis import Redis
 
-from backend import queueing
 from backend.errors import LockHeld, QueueError
-from backend.leases import Lease
-from backend.queueing import Queues
+from backend.queueing import locks
+from backend.queueing.leases import Lease
+from backend.queueing.queues import Queues
 from tests.queueing.making import Server, eventually
 
 TTL_S = 1.0
@@ -153,13 +153,13 @@ def test_who_does_not_give_way_hears_once_that_another_was_faster_and_has_it_aft
 def test_a_redis_that_was_wiped_is_settled_once_all_had_the_time_to_show_themselves(
     server: Server, queues: Queues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queueing, "SETTLED_S", 1)
+    monkeypatch.setattr(locks, "SETTLED_S", 1)
     assert not queues.settled(), "the first question"
     eventually(queues.settled)
     with Redis.from_url(server.url) as redis:
         redis.flushall()
         assert not queues.settled()
-        redis.set(queueing.REMEMBERS, 2**40)  # the clock was put back
+        redis.set(locks.REMEMBERS, 2**40)  # the clock was put back
     assert not queues.settled()
     eventually(queues.settled)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from backend.embedded_redis import running_server
 from backend.errors import QueueError
-from backend.queueing import Queues, embedded_server, redacted
+from backend.queueing.embedded_redis import embedded_server, running_server
+from backend.queueing.locks import redacted
+from backend.queueing.queues import Queues
 from tests.queueing.making import JOBS, Server, put
 
 pytestmark = pytest.mark.integration

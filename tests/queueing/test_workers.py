@@ -14,8 +14,8 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.queue_workers import BEAT_TTL_S, ForkingWorker
-from backend.queueing import Queues
+from backend.queueing.queues import Queues
+from backend.queueing.workers import BEAT_TTL_S, ForkingWorker
 from tests.queueing.making import JOBS, Server, eventually, lines, put
 
 pytestmark = pytest.mark.integration

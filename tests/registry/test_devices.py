@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.processes.residents import Residents
 from backend.registry.folders import Folders
-from backend.residents import Residents
 from models.base import ClassSpec
 from models.masks.settings import default_settings
 from models.pipelines.advcam import AdvCamFitted, ClassModel, Geometry

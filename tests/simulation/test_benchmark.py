@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from backend import cli, cli_simulate
+from backend.cli import app as cli
+from backend.cli import simulate as cli_simulate
 from backend.settings import Settings
 from backend.simulation import results, run
 from backend.simulation.options import CONTROL

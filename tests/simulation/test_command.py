@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from backend import cli, cli_simulate
+from backend.cli import app as cli
+from backend.cli import simulate as cli_simulate
 from backend.errors import SettingsError
 from backend.simulation import history
 from models.pipelines import pixel_head

@@ -15,7 +15,7 @@ import pytest
 
 from backend.errors import ImageError
 from backend.labelstudio.client import LabelStudio
-from backend.leases import Lease
+from backend.queueing.leases import Lease
 from backend.records import Task, Version
 from backend.settings import Settings
 from backend.steps import projects

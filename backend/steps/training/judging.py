@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 import models.base
-from backend import residents
 from backend.errors import ImageError
 from backend.loop import gate
+from backend.processes import residents
 from backend.steps.proposing import shortage
 from backend.steps.training.progress import Watch
 from backend.wiring import Services

@@ -30,7 +30,7 @@ from models.learning import parallel
 from models.learning.training import TrainingDiverged
 from models.memory import is_out_of_memory
 
-FOLLOWER = (sys.executable, "-m", "backend.follower")
+FOLLOWER = (sys.executable, "-m", "backend.processes.follower")
 HANDOVER = "training.json"
 READY_WITHIN_S = 600.0  # to load the followers' images
 ENDED_WITHIN_S = 60.0

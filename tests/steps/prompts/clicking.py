@@ -16,7 +16,7 @@ from backend.steps.proposing import predict, seeing
 from backend.wiring import Services
 from models.base import ClassProposal, ClassSpec, Evidence, Image, Mask, TaskProposal
 from tests.steps.conftest import BROKEN
-from tests.steps.test_predict import payload
+from tests.steps.proposing.test_predict import payload
 
 HEIGHT, WIDTH = 60, 80
 CONFIG = """<View><Image name="image" value="$image"/>

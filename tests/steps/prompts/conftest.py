@@ -12,7 +12,7 @@ from backend.steps import projects
 from backend.wiring import Services
 from tests.steps.fake_label_studio import FakeLabelStudio
 from tests.steps.prompts.clicking import CONFIG, GreyImages, SeeingResidents
-from tests.steps.test_publish import run
+from tests.steps.proposing.test_publish import run
 
 
 @pytest.fixture

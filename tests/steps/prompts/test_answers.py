@@ -28,7 +28,7 @@ from tests.steps.prompts.clicking import (
     masks,
     worker,
 )
-from tests.steps.test_predict import payload
+from tests.steps.proposing.test_predict import payload
 
 
 def test_a_click_on_a_seen_image_needs_no_worker_and_no_image(

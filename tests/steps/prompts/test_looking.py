@@ -19,7 +19,7 @@ from backend.store import proposals, publishing, tasks
 from backend.wiring import Services
 from tests.steps.conftest import BROKEN, NOW, TASKS
 from tests.steps.prompts.clicking import CONFIG, ON_LEFT, ON_RIGHT, ask, click, masks, worker
-from tests.steps.test_predict import NEW, payload
+from tests.steps.proposing.test_predict import NEW, payload
 
 
 def test_the_first_click_on_a_new_image_asks_a_worker_and_the_next_does_not(

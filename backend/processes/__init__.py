@@ -1,0 +1,1 @@
+"""The processes of one machine: starting, watching, stopping, their priority and health."""

@@ -1,0 +1,1 @@
+"""RQ and Redis: all that knows of them."""
