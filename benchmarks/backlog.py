@@ -34,7 +34,7 @@ from backend.labelstudio.images.decoding import decode  # noqa: E402
 from backend.processes import running  # noqa: E402
 from backend.processes.running import labelclimb  # noqa: E402
 from backend.processes.supervisor import Child, Supervisor, free_port  # noqa: E402
-from backend.queueing.queues import embedded_server  # noqa: E402
+from backend.queueing.embedded_redis import embedded_server  # noqa: E402
 from backend.records import Version  # noqa: E402
 from backend.settings import Settings  # noqa: E402
 from backend.steps import projects, queues  # noqa: E402

@@ -51,7 +51,7 @@ DRAIN_S = 300.0
 
 TRAINING = """
 import torch
-from backend import priority
+from backend.processes import priority
 priority.give_way(["train"])
 torch.set_num_threads(1)
 net = torch.nn.Sequential(*[torch.nn.Conv2d(c, 48, 3, padding=1) for c in (3, 48, 48, 48)])

@@ -93,7 +93,8 @@ def test_the_environment_is_read_by_those_who_start_processes_alone() -> None:
 @pytest.mark.integration
 def test_processes_that_compute_nothing_load_no_pytorch() -> None:
     """API, scheduler and event workers would hold 700 MiB each that they never use."""
-    code = "import backend.cli, backend.jobs, backend.running, sys; print('torch' in sys.modules)"
+    modules = "backend.cli.app, backend.jobs, backend.processes.running"
+    code = f"import {modules}, sys; print('torch' in sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )

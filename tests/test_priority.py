@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 SCRIPT = """
 import os, pathlib, sys
-from backend import priority
+from backend.processes import priority
 
 priority.AUTOGROUP = pathlib.Path(sys.argv[1])
 def show():
@@ -25,7 +25,7 @@ with priority.hurried(sys.argv[2]):
 show()
 """
 REFUSED_ONCE = """
-from backend import priority
+from backend.processes import priority
 
 class Kernel:
     calls = []

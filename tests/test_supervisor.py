@@ -232,7 +232,7 @@ def test_a_second_start_keeps_the_former_log_apart(tmp_path: Path) -> None:
 PROGRAM = """
     import os, sys
     from pathlib import Path
-    from backend.supervisor import Child, Supervisor
+    from backend.processes.supervisor import Child, Supervisor
 
     folder, log = Path(sys.argv[1]), Path(sys.argv[1]) / "worker.log"
     argv = [sys.executable, "-c", (folder / "code").read_text()]

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-CODE = "from backend import running; running.patient_threads(); import torch"
+CODE = "from backend.processes import running; running.patient_threads(); import torch"
 
 
 def test_pytorch_in_a_worker_is_told_not_to_spin() -> None:

@@ -16,7 +16,7 @@ from backend.queueing.queues import Queues
 JOBS = "tests.queue_jobs"
 WORKER = """
 import sys
-from backend.queueing import Queues
+from backend.queueing.queues import Queues
 Queues(sys.argv[1]).run_worker(sys.argv[3:], fork=sys.argv[2] == "fork")
 """
 

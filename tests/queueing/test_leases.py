@@ -23,7 +23,7 @@ from tests.queueing.making import Server, eventually
 TTL_S = 1.0
 HOLDER = """
 import sys, threading
-from backend.queueing import Queues
+from backend.queueing.queues import Queues
 with Queues(sys.argv[1]).lock("x", wait_s=5, ttl_s=float(sys.argv[2])):
     print("held", flush=True)
     threading.Event().wait()

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from backend.errors import JobOver
 from backend.loop.memory import Means
@@ -110,7 +110,7 @@ class Watch:
         """Write where the training stands; a store that is away for a moment costs no training."""
         try:
             self._write()
-        except OperationalError as error:
+        except (OperationalError, InterfaceError) as error:
             log.warning("progress not noted", job=self._id, reason=str(error.orig))
 
     def _write(self, **changes: Any) -> None:
