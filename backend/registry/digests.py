@@ -92,4 +92,6 @@ def corrupt(path: object, what: str) -> CorruptVersion:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if not p.is_dir() and p != folder / DIGESTS)
+    """Return a version's own files; a dot before the name is a system's (.nfs, .DS_Store)."""
+    found = (p for p in folder.rglob("*") if not p.is_dir() and p != folder / DIGESTS)
+    return sorted(path for path in found if not path.name.startswith("."))

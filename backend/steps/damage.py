@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 from sqlalchemy import Connection
@@ -17,6 +18,7 @@ from backend.store import projects, reigns, versions
 from backend.wiring import Services
 from models.memory import is_out_of_memory
 
+NEWEST = "newest_at"  # in what a version says of its training: its newest annotation
 DAMAGE = (CorruptVersion, UnknownThing)  # what a store that answers says; all else may pass
 
 log = structlog.get_logger(__name__)
@@ -102,8 +104,11 @@ def _is_champion(services: Services, project_id: int, number: int) -> bool:
 
 
 def _heir(services: Services, project_id: int, number: int) -> Version | None:
-    """Return the youngest former champion that loads; damaged ones on the way are left as well."""
-    passed = {number}
+    """Return the youngest former champion that loads; damaged ones on the way are left as well.
+
+    Raises what kept a whole one from loading, if no other does: that may be this very process.
+    """
+    passed, failed = {number}, list[Exception]()
     while True:
         with services.store.reading() as tx:
             unusable = {
@@ -111,15 +116,17 @@ def _heir(services: Services, project_id: int, number: int) -> Version | None:
             }
             found = succession.heir(reigns.list(tx, project_id), passed | unusable)
             version = None if found is None else versions.get(tx, project_id, found)
+        if found is None and failed:
+            raise failed[0]
         if found is None:
             return None
-        if version is not None and _loads(services, version):
+        if version is not None and _loads(services, version, failed):
             return version
         passed.add(found)
 
 
-def _loads(services: Services, version: Version) -> bool:
-    """Try to load a version; one that this release cannot load is passed by, but not condemned."""
+def _loads(services: Services, version: Version, failed: list[Exception]) -> bool:
+    """Try to load a version; a whole one that cannot be loaded here is noted with the error."""
     try:
         services.residents.get(version.project, version.number, version.pipeline)
     except DAMAGE as error:
@@ -133,6 +140,7 @@ def _loads(services: Services, version: Version) -> bool:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
         log.exception("cannot be loaded", project=version.project, version=version.number)
+        failed.append(error)
         return False
     return True
 
@@ -156,4 +164,6 @@ def _replace(
     project_steps.promote(
         tx, project_id, heir.number, how="fell back", at=services.clock(), why=reason
     )
-    projects.update(tx, project_id, last_snapshot=heir.snapshot, last_snapshot_at=heir.created_at)
+    known = heir.metrics.get("start", {}).get(NEWEST)
+    newest_at = None if known is None else datetime.fromisoformat(known)
+    projects.update(tx, project_id, last_snapshot=heir.snapshot, last_snapshot_at=newest_at)

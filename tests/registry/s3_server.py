@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import boto3
+import fsspec
 from moto.server import ThreadedMotoServer
 
 BUCKET = "models"
@@ -42,6 +43,8 @@ def running() -> Iterator[S3Server]:
             aws_access_key_id="test",
             aws_secret_access_key="test",
         ).create_bucket(Bucket=BUCKET)
+        # It remembers the address of a server that this process used before.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         yield S3Server(url, environment)
     finally:
         server.stop()

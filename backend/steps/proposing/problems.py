@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -12,6 +13,7 @@ from backend.store import tasks
 from backend.wiring import Services
 
 MOST_DEATHS = 2  # of processes that began with a task; then it is left alone
+KILLED = "predicting it killed its process"
 
 log = structlog.get_logger(__name__)
 
@@ -22,14 +24,35 @@ def counted(services: Services, number: int, task: Task, act: Callable[[], None]
     Who is at it this very moment counts as dead too. That does no harm: two others would have to
     be, and who lives to predict it takes the problem back.
     """
-    name = f"predict-{task.project}-{number}-{task.id}"
-    deaths = services.queues.begun(name) - 1
-    try:
+    with _beginnings(services, f"predict-{task.project}-{number}-{task.id}") as deaths:
         if deaths < MOST_DEATHS:
             act()
         else:
-            reason = f"predicting it killed its process {deaths} times; was it out of memory?"
+            reason = f"{KILLED} {deaths} times; was it out of memory?"
             note(services, task, of_version(number, reason))
+
+
+def looked(
+    services: Services, number: int, task: Task, iterations: int | None, act: Callable[[], None]
+) -> None:
+    """Look at a task for a click, unless that killed who tried; its proposals are shown as before.
+
+    One job looks at a time with so many iterations.
+    """
+    name = f"see-{task.project}-{number}-{task.id}-{iterations or 0}"
+    with _beginnings(services, name) as deaths:
+        if deaths < MOST_DEATHS:
+            act()
+            return
+    log.warning("not looked at again", task=task.id, version=number, deaths=deaths)
+
+
+@contextlib.contextmanager
+def _beginnings(services: Services, name: str) -> Iterator[int]:
+    """Count a beginning until the block ends; gives how many before had no end."""
+    deaths = services.queues.begun(name) - 1
+    try:
+        yield deaths
     finally:
         services.queues.ended(name)
 
@@ -54,6 +77,11 @@ def is_blocked(task: Task, number: int) -> bool:
 def is_hopeless(task: Task, number: int) -> bool:
     """Say whether this very version has a problem with a task: a mended image would not help."""
     return _version(task) == number
+
+
+def is_deadly(task: Task, number: int) -> bool:
+    """Say whether predicting a task has killed the processes that tried, by this very version."""
+    return (task.problem or "").startswith(of_version(number, KILLED))
 
 
 def _version(task: Task) -> int | None:

@@ -23,7 +23,7 @@ from backend.labelstudio.prompts import Asked
 from backend.records import Project, ProposedRegion, Task
 from backend.steps import queues
 from backend.steps.proposing import seeing
-from backend.steps.proposing.problems import is_hopeless
+from backend.steps.proposing.problems import is_deadly
 from backend.store import suggestions, tasks, versions
 from backend.wiring import Services
 from models.base import Mask
@@ -105,7 +105,7 @@ def _can_be_seen(services: Services, number: int, task: Task) -> bool:
         known = tasks.get(tx, task.project, task.id)
         version = versions.get(tx, task.project, number)
     why = version.damage if version is not None else ""
-    if known is not None and is_hopeless(known, number):
+    if known is not None and is_deadly(known, number):
         why = known.problem or ""
     if why:
         log.warning("no answer to a click", task=task.id, version=number, reason=why)

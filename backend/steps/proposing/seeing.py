@@ -49,7 +49,7 @@ def see(
     if task is None or version is None:
         log.warning("nothing to look at", task=task_id, version=number)
         return
-    if problems.is_hopeless(task, number):
+    if problems.is_deadly(task, number):
         log.warning("not looked at again", task=task_id, version=number, reason=task.problem)
         return
     config = label_config.parse(project.label_config)
@@ -60,7 +60,7 @@ def see(
             return
         raise
     look = partial(_look, services, config, number, task, fitted, iterations)
-    problems.counted(services, number, task, look)
+    problems.looked(services, number, task, iterations, look)
 
 
 def _look(

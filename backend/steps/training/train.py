@@ -65,6 +65,11 @@ class TrainingSet:
     held_out: tuple[Sample, ...]
     specs: tuple[ClassSpec, ...]
 
+    @property
+    def newest(self) -> dict[str, str]:
+        """What the version knows of: {"newest_at": when the newest annotation was written}."""
+        return {} if self.newest_at is None else {damage.NEWEST: self.newest_at.isoformat()}
+
 
 def train(services: Services, project_id: int, job_id: str) -> Version | None:
     """Train, judge and store one version; returns it, or None when nothing was new.
@@ -258,7 +263,7 @@ def _keep(
         snapshot=training_set.snapshot,
         created_at=services.clock(),
         classes=tuple(challenger.classes),
-        metrics={**challenger.metrics, start.START: dict(begun)},
+        metrics={**challenger.metrics, start.START: {**begun, **training_set.newest}},
         gate=dict(verdict.as_json()),
     )
     try:
@@ -301,11 +306,13 @@ def _patiently(act: Callable[[], Done], watch: Watch) -> Done:
 
 
 def _was_replaced(tx: Connection, judged: Project, present: Project) -> bool:
-    if present.champion == judged.champion:
-        return False
-    reign = reigns.newest(tx, judged.id)
-    fell_back = reign is not None and (reign.how, reign.former) == ("fell back", judged.champion)
-    return not fell_back and present.champion is not None
+    """Say whether somebody chose the present champion, which only damage would not explain."""
+    number = present.champion
+    for reign in reversed(reigns.list(tx, judged.id)):
+        if number == judged.champion or reign.how != "fell back":
+            break
+        number = reign.former
+    return number not in (None, judged.champion)
 
 
 def _record(
@@ -322,6 +329,9 @@ def _record(
     if promote and present is not None and _was_replaced(tx, project, present):
         reason = "another version was activated during the training"
         promote, version = False, replace(version, gate={**version.gate, "reason": reason})
+    if not promote and present is not None and present.champion is None:
+        reason = "no champion is left: the one that it was judged against is damaged"
+        promote, version = True, replace(version, gate={**version.gate, "reason": reason})
     unrecorded.end(tx, project.id, version.number)
     versions.add(tx, version)
     if promote:

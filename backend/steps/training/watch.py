@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from sqlalchemy import Connection
 
-from backend.errors import CorruptVersion, InvalidPayload, UnknownThing
+from backend.errors import InvalidPayload
 from backend.loop import gate
 from backend.loop import watch as rule
 from backend.loop.watch import Watch
@@ -91,9 +91,9 @@ def _go_back(services: Services, reign: Reign) -> None:
     reason = str(reign.watch.get("sentence", ""))
     try:
         project_steps.rollback(services, reign.project, leave=reign.number, reason=reason)
-    except (InvalidPayload, UnknownThing) as error:
+    except InvalidPayload as error:
         log.warning("not rolled back", project=reign.project, reason=str(error))
-    except CorruptVersion as error:
+    except damage.DAMAGE as error:
         log.warning("not rolled back", project=reign.project, reason=str(error))
         with services.store.reading() as tx:
             former = project_steps.former_champion(tx, reign.project)

@@ -10,7 +10,7 @@ import pytest
 
 from backend.records import Task
 from backend.steps import projects, queues
-from backend.steps.proposing import backlog, predict, seeing
+from backend.steps.proposing import backlog, predict, problems, seeing
 from backend.steps.proposing.propose import propose_ids
 from backend.store import tasks
 from backend.wiring import Services
@@ -58,10 +58,8 @@ def die(services: Services, look: Look) -> None:
     "looks",
     [
         (opened, opened, opened),
-        (clicked, clicked, clicked),
-        (in_backlog, opened, clicked),
-        (clicked, in_backlog, opened),
-        (opened, clicked, in_backlog),
+        (in_backlog, opened, in_backlog),
+        (opened, in_backlog, opened),
     ],
 )
 def test_the_third_look_finds_out_whoever_looks(
@@ -75,6 +73,58 @@ def test_the_third_look_finds_out_whoever_looks(
     assert problem_of(shown, NEW) == KILLED_TWICE
     for again in (opened, clicked, in_backlog):
         again(shown)  # nobody dies any more
+
+
+def test_clicks_count_by_themselves_and_leave_the_proposals_alone(
+    services: Services, champion: Callable[[int], None]
+) -> None:
+    """A look climbs, and takes more memory than the prediction that is shown already."""
+    champion(1)
+    run(services)
+    heavy = raising(services, TASKS[0], SystemExit())
+
+    def look() -> None:
+        seeing.see(heavy, 1, 1, TASKS[0], 27)
+
+    die(heavy, lambda _: look())
+    die(heavy, lambda _: look())
+    look()  # nobody dies any more
+    assert problem_of(services, TASKS[0]) is None
+    (answer,) = predict.answer(services, projects.require(services, 1), [payload(TASKS[0])])
+    assert answer["result"]
+
+
+def test_looks_at_once_are_no_deaths(services: Services, champion: Callable[[int], None]) -> None:
+    champion(1)
+    run(services)
+    with services.store.reading() as tx:
+        task = tasks.get(tx, 1, TASKS[0])
+    assert task is not None
+    looked: list[int] = []
+
+    def nested(iterations: int) -> None:
+        looked.append(iterations)
+        if iterations < 4:
+            problems.looked(services, 1, task, iterations + 1, lambda: nested(iterations + 1))
+
+    nested(0)
+    assert looked == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("why", ["its proposal would break the editor: x", "refused: no"])
+def test_other_problems_than_deaths_are_clicked_at(
+    services: Services, champion: Callable[[int], None], why: str
+) -> None:
+    champion(1)
+    run(services)
+    residents = SeeingResidents()
+    able = replace(services, residents=residents)  # type: ignore[arg-type]
+    with services.store.transaction() as tx:
+        tasks.set_problem(tx, 1, TASKS[0], problems.of_version(1, why))
+        task = tasks.get(tx, 1, TASKS[0])
+    assert task is not None and problems.is_hopeless(task, 1) and not problems.is_deadly(task, 1)
+    seeing.see(able, 1, 1, TASKS[0], None)
+    assert residents.seen == [None]
 
 
 def test_an_image_that_was_survived_is_not_counted(shown: Services, services: Services) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,13 +15,14 @@ from structlog.testing import capture_logs
 
 from backend import registry as places
 from backend.errors import CorruptVersion, StorageError, UnknownThing
-from backend.records import Annotation, Reign, Task, Version, WeakLabel
+from backend.records import Annotation, Project, Reign, Task, Version, WeakLabel
 from backend.registry import Registry
 from backend.steps import damage, decide, projects, queues, status
 from backend.steps.proposing import predict, publish, seeing
 from backend.steps.proposing.propose import propose_ids
 from backend.steps.training.prune import prune
-from backend.store import annotations, learning, reigns, tasks, versions
+from backend.steps.training.train import TrainingSet, _record
+from backend.store import annotations, learning, reigns, tasks, unrecorded, versions
 from backend.store import projects as project_rows
 from backend.web.metrics import StoreCollector
 from backend.wiring import Services
@@ -53,12 +54,13 @@ def write(folder: Path) -> None:
     (folder / "weights").write_bytes(b"weights")
 
 
-def promote(services: Services, number: int) -> None:
+def promote(services: Services, number: int, metrics: Mapping[str, Any] | None = None) -> None:
     services.registry.save(1, number, write)
     at = NOW + timedelta(hours=number)
     with services.store.transaction() as tx:
         assert versions.next_number(tx, 1) == number
-        versions.add(tx, Version(1, number, "challenger", "advcam", f"s{number}", at))
+        made = Version(1, number, "challenger", "advcam", f"s{number}", at, metrics=metrics or {})
+        versions.add(tx, made)
         projects.promote(tx, 1, number)
 
 
@@ -320,7 +322,7 @@ def test_what_the_damaged_version_had_learned_counts_as_new(three: Services) -> 
     change(three, 3)
     assert damage.left(three, 1, 3)
     now = projects.require(three, 1)
-    assert (now.last_snapshot, now.last_snapshot_at) == ("s2", NOW + timedelta(hours=2))
+    assert (now.last_snapshot, now.last_snapshot_at) == ("s2", None), "v2 does not say what it knew"
     assert decide.training_decision(three, 1)[0].train
 
 
@@ -334,3 +336,73 @@ def test_files_of_a_damaged_version_go_by_the_rules_of_pruning(three: Services) 
     done = prune(three, 1, keep=2)
     assert 3 in done.removed and 3 not in done.slimmed
     assert known(three)[3].state == "pruned" and known(three)[3].damage
+
+
+def test_a_system_s_own_file_in_a_version_is_no_damage(three: Services) -> None:
+    for name in (".DS_Store", ".nfs000000000123abcd00000001"):
+        (folder(three, 3) / name).write_bytes(b"")
+    assert not damage.left(three, 1, 3)
+    assert known(three)[3].state == "champion"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: launch failure"), ValueError("x")])
+def test_what_cannot_be_loaded_here_takes_no_champion_away(
+    three: Services, error: Exception
+) -> None:
+    """As on a worker whose GPU has failed: it can load nothing."""
+
+    def broken(number: int) -> None:
+        raise error
+
+    change(three, 3)
+    three.residents.meanwhile = broken  # type: ignore[attr-defined]
+    with pytest.raises(type(error), match=str(error)):
+        damage.left(three, 1, 3)
+    assert projects.require(three, 1).champion == 3
+    assert {n: v.state for n, v in known(three).items()}[2] == "retired"
+
+
+def record(services: Services, judged: Project, number: int, *, promote: bool) -> Version:
+    services.registry.save(1, number, write)
+    trained = TrainingSet(judged, f"s{number}", NOW, (), (), ())
+    made = Version(1, number, "challenger", "advcam", f"s{number}", NOW, gate={"reason": "gate"})
+    with services.store.transaction() as tx:
+        assert versions.next_number(tx, 1) == number
+        unrecorded.begin(tx, 1, number)
+        return _record(tx, trained, made, promote=promote)
+
+
+def test_a_worse_challenger_is_better_than_no_champion(own: Services) -> None:
+    promote(own, 1)
+    judged = projects.require(own, 1)
+    change(own, 1)
+    assert damage.left(own, 1, 1) and projects.require(own, 1).champion is None
+    made = record(own, judged, 2, promote=False)
+    assert (made.state, projects.require(own, 1).champion) == ("champion", 2)
+    assert made.gate["reason"].startswith("no champion is left")
+
+
+def test_two_damaged_versions_in_one_training_are_nobody_s_choice(three: Services) -> None:
+    judged = projects.require(three, 1)
+    for number in (3, 2):
+        change(three, number)
+        assert damage.left(three, 1, number)
+    assert record(three, judged, 4, promote=True).state == "champion"
+
+
+def test_a_champion_that_somebody_chose_meanwhile_stays(three: Services) -> None:
+    judged = projects.require(three, 1)
+    change(three, 3)
+    assert damage.left(three, 1, 3)
+    projects.activate(three, 1, 1)
+    made = record(three, judged, 4, promote=True)
+    assert (made.state, projects.require(three, 1).champion) == ("rejected", 1)
+
+
+def test_what_came_while_the_heir_was_trained_counts_as_new(own: Services) -> None:
+    newest = NOW - timedelta(minutes=5)
+    promote(own, 1, {"start": {damage.NEWEST: newest.isoformat()}})
+    promote(own, 2)
+    change(own, 2)
+    assert damage.left(own, 1, 2)
+    assert projects.require(own, 1).last_snapshot_at == newest

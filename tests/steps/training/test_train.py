@@ -200,6 +200,8 @@ def test_a_training_on_another_encoder_starts_afresh(
     version, played = run(taught, both, monkeypatch, both, encoder_before="resnet34")
     assert played.given["warm_start"] is None
     begun = version.metrics["start"]
+    learnt_until = project_steps.require(taught, 1).last_snapshot_at
+    assert learnt_until is not None and begun["newest_at"] == learnt_until.isoformat()
     assert (begun["warm"], begun["labels"], begun["encoder"]) == (False, 12, "resnet18")
     assert begun["reason"] == "the encoder has changed from resnet34 to resnet18"
 

@@ -156,13 +156,16 @@ def test_where_it_is_set_the_rollback_is_done(two: Services) -> None:
     assert status.of_project(two, 1).rollback_to is None
 
 
-def test_past_a_damaged_version_it_goes_back_further(two: Services) -> None:
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_past_a_damaged_version_it_goes_back_further(two: Services, is_gone: bool) -> None:
     projects.change(two, 1, rollback="auto")
     for task in IDS[30:60]:
         answer(two, task, 2, "accepted")
     promote(two, 3)
     refuse(two, 3, IDS[60:80])
     (two.registry.folder(1, 2) / "weights").write_text("y")
+    if is_gone:
+        assert two.registry.remove(1, 2)
     watch.look(two, 1)
     assert stand(two)[1] == {1: "retired", 2: "damaged", 3: "champion"}
     watch.look(two, 1)
