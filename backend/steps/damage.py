@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.errors import CorruptVersion, LabelclimbError, UnknownThing
+from backend.errors import CorruptVersion, LabelclimbError, StorageError, UnknownThing
 from backend.loop import succession
 from backend.records import Project, Version
 from backend.steps import projects as project_steps
@@ -106,7 +106,8 @@ def _is_champion(services: Services, project_id: int, number: int) -> bool:
 def _heir(services: Services, project_id: int, number: int) -> Version | None:
     """Return the youngest former champion that loads; damaged ones on the way are left as well.
 
-    Raises what kept a whole one from loading, if no other does: that may be this very process.
+    Raises StorageError when a whole one did not load, and no other does: that may be the fault of
+    this very process.
     """
     passed, failed = {number}, list[Exception]()
     while True:
@@ -117,7 +118,11 @@ def _heir(services: Services, project_id: int, number: int) -> Version | None:
             found = succession.heir(reigns.list(tx, project_id), passed | unusable)
             version = None if found is None else versions.get(tx, project_id, found)
         if found is None and failed:
-            raise failed[0]
+            raise StorageError(
+                f"v{number} of project {project_id} is damaged, and no former version can be "
+                f"loaded here ({type(failed[0]).__name__}: {failed[0]}); see to this worker's "
+                "device, or `labelclimb activate` another version"
+            ) from failed[0]
         if found is None:
             return None
         if version is not None and _loads(services, version, failed):

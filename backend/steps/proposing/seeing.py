@@ -112,7 +112,7 @@ def _leave(services: Services, version: Version) -> None:
     """Leave a version whose files are damaged; what hinders that is logged, a job tries again."""
     try:
         damage.left(services, version.project, version.number)
-    except LabelclimbError as error:
+    except (LabelclimbError, OSError, *CANNOT_LOOK) as error:
         log.warning("not left yet", project=version.project, reason=str(error))
 
 
